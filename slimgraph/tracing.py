@@ -1,0 +1,434 @@
+"""Tracing: an nn.Module and example inputs in, a torch.fx.GraphModule with shapes out.
+
+The proxies carry values without data, so Python that looks at shapes (`if x.shape[2] > 4`, `len`,
+`range`, `int`, unpacking) runs as usual while sizes stay symbolic in the graph that is emitted.
+"""
+
+import inspect
+import math
+import operator
+import os
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.proxy import Attribute
+from torch.nn.utils.prune import BasePruningMethod
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from slimgraph.errors import SlimgraphError, TraceError
+from slimgraph.shapes import MetaRunner, device_of, place, propagate, shallow, to_meta
+
+ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
+_HERE = f"{Path(__file__).parent}{os.sep}"
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+_FACTORIES = frozenset({torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn})
+
+
+def trace(
+    model: nn.Module, example_inputs: ExampleInputs, *, leaves: Sequence[str] = ()
+) -> fx.GraphModule:
+    """Trace a model in eval mode.
+
+    Args:
+        model: Any module; its weights are shared, not copied, and nothing in it changes.
+        example_inputs: A tensor, a tuple of positional arguments, or a dict of keyword
+            arguments. Only shapes and dtypes matter; the batch size stays free.
+        leaves: Names of submodules to keep as one opaque node each.
+
+    Returns:
+        A GraphModule with the model's module names and state-dict keys. Every node has
+        `meta["val"]` (a meta tensor or a plain value) and `meta["source"]` ("file.py:93").
+
+    Raises:
+        TraceError: The forward raises, or branches on the data of a tensor.
+    """
+    args, kwargs = _split(example_inputs)
+    _check_inputs((args, kwargs))
+    if isinstance(model, fx.GraphModule):
+        traced = fx.GraphModule(shallow(model), _copy(model.graph), type(model).__name__)
+        propagate(traced, *_positional(model, args, kwargs))
+    else:
+        traced = _trace(model, args, kwargs, leaves)
+    traced.train(model.training)
+    for name, module in traced.named_modules():
+        module.training = _training(model, name)
+    if getattr(model, "plan", None) is not None:
+        vars(traced)["plan"] = model.plan
+    return traced
+
+
+def ensure_traced(
+    graph_module: nn.Module, example_inputs: ExampleInputs | None = None
+) -> fx.GraphModule:
+    """Accept what `trace` made as it is; give any other GraphModule its shapes.
+
+    Args:
+        graph_module: From `trace`, `torch.fx.symbolic_trace` or `torch.export`.
+        example_inputs: Needed when the nodes have no shapes yet.
+
+    Raises:
+        TraceError: No shapes and no example inputs, or not a GraphModule.
+    """
+    if not isinstance(graph_module, fx.GraphModule):
+        raise TraceError(
+            f"expected a traced model, not `{type(graph_module).__name__}`",
+            hint="call `slimgraph.trace(model, example_inputs)` first",
+        )
+    if example_inputs is not None:
+        return trace(graph_module, example_inputs)
+    missing = next((node for node in graph_module.graph.nodes if "val" not in node.meta), None)
+    if missing is not None:
+        raise TraceError(
+            "the traced model has no shapes",
+            place(missing),
+            "give `example_inputs=`, or use `slimgraph.trace` instead of `symbolic_trace`",
+        )
+    return graph_module
+
+
+def _split(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, Sequence) and not isinstance(example_inputs, str):
+        return tuple(example_inputs), {}
+    raise TraceError(
+        f"example inputs must be a tensor, a tuple or a dict, not `{type(example_inputs).__name__}`"
+    )
+
+
+def _check_inputs(inputs: Any) -> None:
+    for leaf in tree_leaves(inputs):
+        if isinstance(leaf, Tensor) and leaf.numel() == 0:
+            raise TraceError(
+                f"an example input of shape {tuple(leaf.shape)} has no elements",
+                hint="give a batch of at least one",
+            )
+        if isinstance(leaf, Tensor) and leaf.is_complex():
+            raise TraceError(
+                f"an example input has complex dtype {leaf.dtype}",
+                hint="split it into real and imaginary channels, as `torch.view_as_real` does",
+            )
+
+
+def _copy(graph: fx.Graph) -> fx.Graph:
+    copy = fx.Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    for old, new in zip(graph.nodes, copy.nodes, strict=True):
+        new.meta = dict(old.meta)
+    return copy
+
+
+def _positional(model: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    names = [node.target for node in model.graph.nodes if node.op == "placeholder"]
+    unknown = [name for name in kwargs if name not in names]
+    if unknown:
+        raise TraceError(f"the model has no input `{unknown[0]}`", hint=f"its inputs are {names}")
+    return [*args, *(kwargs[str(name)] for name in names[len(args) :] if name in kwargs)]
+
+
+def _training(model: nn.Module, name: str) -> bool:
+    try:
+        return model.get_submodule(name).training
+    except AttributeError:  # a container that only the traced model has
+        return model.training
+
+
+def _trace(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: Sequence[str]
+) -> fx.GraphModule:
+    tracer = ValueTracer(model, args, kwargs, leaves)
+    try:
+        with _eval_mode(model), _FactoryMode(tracer):
+            graph = tracer.trace(model)
+    except SlimgraphError:
+        raise
+    except Exception as error:
+        raise TraceError(
+            f"the model cannot be traced: {type(error).__name__}: {error}",
+            _raised_at(error),
+            "make the part that fails a leaf with `leaves=[...]`",
+        ) from error
+    traced = fx.GraphModule(model, graph, type(model).__name__)
+    for node in graph.nodes:
+        if node.op == "output":
+            node.meta.update(val=tracer.run(node), source="")
+    return _own_modules(traced)
+
+
+def _own_modules(traced: fx.GraphModule) -> fx.GraphModule:
+    """Give the traced model its own module objects; the tensors stay the user's."""
+    for name, child in list(traced.named_children()):
+        setattr(traced, name, shallow(child))
+    for module in list(traced.modules()):
+        _settle_pruning(module)
+    return traced
+
+
+def _settle_pruning(module: nn.Module) -> None:
+    """Make `torch.nn.utils.prune`'s masks permanent: a product of two tensors becomes one."""
+    for key, hook in list(module._forward_pre_hooks.items()):
+        if not isinstance(hook, BasePruningMethod):
+            continue
+        name = hook._tensor_name
+        original, mask = module._parameters.pop(f"{name}_orig"), module._buffers.pop(f"{name}_mask")
+        assert original is not None, "the hook computes from this parameter"
+        assert mask is not None, "the hook computes from this mask"
+        pruned = original.detach() * mask
+        module._forward_pre_hooks = OrderedDict(module._forward_pre_hooks)
+        del module._forward_pre_hooks[key]
+        module.__dict__.pop(name, None)
+        module._parameters[name] = nn.Parameter(pruned, requires_grad=original.requires_grad)
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _source_of_frame(frame: Any) -> str:
+    """Find the innermost line of the user's model: neither torch's code nor ours."""
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(_HERE) and frame.f_code.co_name == "_trace":
+            return ""
+        if not name.startswith((_HERE, _TORCH, "<")):
+            return f"{_short(name)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+def _short(filename: str) -> str:
+    roots = [f"{root.rstrip(os.sep)}{os.sep}" for root in (*sys.path, str(Path.cwd())) if root]
+    inside = [root for root in roots if filename.startswith(root)]
+    return filename[len(max(inside, key=len)) :] if inside else Path(filename).name
+
+
+def _raised_at(error: BaseException) -> str | None:
+    found = None
+    trace_back = error.__traceback__
+    while trace_back is not None:
+        name = trace_back.tb_frame.f_code.co_filename
+        if not name.startswith((_HERE, _TORCH, "<")):
+            found = f"{_short(name)}:{trace_back.tb_lineno}"
+        trace_back = trace_back.tb_next
+    return found
+
+
+class _FactoryMode(TorchFunctionMode):
+    """Records `torch.zeros(x.shape[0], 4)`, which has no tensor argument to dispatch on."""
+
+    def __init__(self, tracer: "ValueTracer") -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _FACTORIES and _has_proxy((args, kwargs)):
+            return self.tracer.create_proxy("call_function", func, args, kwargs)
+        return func(*args, **kwargs)
+
+
+def _has_proxy(value: Any) -> bool:
+    return any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves(value))
+
+
+class ValueTracer(fx.Tracer):
+    """An fx tracer that runs every node on meta tensors while it records it."""
+
+    proxy_buffer_attributes = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        leaves: Sequence[str],
+    ) -> None:
+        super().__init__(autowrap_modules=(math,))
+        self.examples = (args, kwargs)
+        self.leaves = frozenset(leaves)
+        self.run = MetaRunner(model, device_of(model))
+        self.evaluating = False
+        stored = chain(model.named_parameters(), model.named_buffers())
+        self.names = {id(tensor): name for name, tensor in stored}
+        unknown = self.leaves - {name for name, _ in model.named_modules()}
+        if unknown:
+            raise TraceError(f"`leaves` names `{min(unknown)}`, which is no submodule")
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Keep torch.nn modules, and those the caller named, as one node."""
+        return module_qualified_name in self.leaves or super().is_leaf_module(
+            m, module_qualified_name
+        )
+
+    def proxy(self, node: fx.Node) -> "ValueProxy":
+        """Make the proxy of a node."""
+        return ValueProxy(node, self)
+
+    def create_proxy(
+        self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any
+    ) -> Any:
+        """Record a node, its value, and the line of the model it comes from."""
+        if kind == "call_function" and _is_wrapped(target):
+            return target(*args, **kwargs)  # look inside functions marked with `fx.wrap`
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
+        node = proxy.node
+        node.meta["source"] = _source_of_frame(sys._getframe(1))
+        if kind != "placeholder":
+            self.evaluating = True
+            try:
+                node.meta["val"] = self.run(node)
+            finally:
+                self.evaluating = False
+        return proxy
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Record a call of a submodule; while a node is evaluated, just run it."""
+        if self.evaluating:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Turn a parameter or buffer that user code reads into a `get_attr` node."""
+        if self.evaluating or not isinstance(attr_val, Tensor) or id(attr_val) not in self.names:
+            return attr_val
+        name = self.names[id(attr_val)]
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
+    def create_args_for_root(
+        self,
+        root_fn: Any,
+        is_module: bool,  # noqa: FBT001 - as in fx
+        concrete_args: Any = None,
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """Make one placeholder per example tensor; plain values become constants."""
+        args, kwargs = self.examples
+        try:
+            bound = inspect.signature(self.root.forward).bind(*args, **kwargs)
+        except TypeError as error:
+            raise TraceError(
+                f"the example inputs do not fit the forward of `{type(self.root).__name__}`: "
+                f"{error}"
+            ) from error
+        signature = inspect.signature(self.root.forward)
+        for name, value in bound.arguments.items():
+            kind = signature.parameters[name].kind
+            bound.arguments[name] = self._arguments(name, kind, value)
+
+        def call() -> Any:
+            return root_fn(self.root, *bound.args, **bound.kwargs)
+
+        return call, []
+
+    def _arguments(self, name: str, kind: Any, value: Any) -> Any:
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            return tuple(self._argument(f"{name}_{i}", item) for i, item in enumerate(value))
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            return {key: self._argument(key, item) for key, item in value.items()}
+        return self._argument(name, value)
+
+    def _argument(self, name: str, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            proxy = self.create_proxy("placeholder", name, (), {})
+            proxy.node.meta["val"] = to_meta(value)
+            return proxy
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
+            raise TraceError(
+                f"input `{name}` is a `{type(value).__name__}` of tensors",
+                hint="trace a wrapper module that takes the tensors one by one",
+            )
+        return value
+
+
+def _is_wrapped(target: Any) -> bool:
+    module = getattr(target, "__module__", None) or ""
+    library = ("torch", "_operator", "operator", "math", "builtins")
+    return inspect.isfunction(target) and module.partition(".")[0] not in library
+
+
+class ValueProxy(fx.Proxy):
+    """A proxy that knows its value: data-less tensors, true sizes."""
+
+    @property
+    def _value(self) -> Any:
+        return self.node.meta["val"]
+
+    def _concrete(self, what: str) -> Any:
+        value = self._value
+        if isinstance(value, Tensor):
+            raise TraceError(
+                f"{what} needs the data of a tensor, which tracing does not have",
+                _source_of_frame(sys._getframe(2)) or place(self.node),
+                "replace it by tensor code such as `torch.where`, or keep the submodule whole "
+                "with `leaves=[...]`",
+            )
+        return value
+
+    def __getattr__(self, name: str) -> Any:
+        value = self.node.meta.get("val")
+        if isinstance(value, Tensor) and name in ("ndim", "is_meta", "requires_grad"):
+            return getattr(value, name)
+        found = getattr(value, name, None)
+        if found is None or callable(found):
+            return ValueAttribute(self, name)
+        return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+
+    def __bool__(self) -> bool:
+        return bool(self._concrete("a branch"))
+
+    def __int__(self) -> int:
+        return int(self._concrete("`int()`"))
+
+    def __index__(self) -> int:
+        return int(self._concrete("an index"))
+
+    def __float__(self) -> float:
+        return float(self._concrete("`float()`"))
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def __iter__(self) -> Iterator[Any]:
+        items = [operator.getitem(self, index) for index in range(len(self._value))]
+        return iter(items)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._concrete("`in`")
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def dim(self) -> int:
+        """Return the number of dims, a plain int: it never changes."""
+        return int(self._value.ndim)
+
+    def item(self) -> Any:
+        """Refuse: the value of a tensor is data."""
+        return self._concrete("`item()`")
+
+    def tolist(self) -> Any:
+        """Refuse: the values of a tensor are data."""
+        return self._concrete("`tolist()`")
+
+
+class ValueAttribute(Attribute, ValueProxy):
+    """A method of a proxied value; calling it records the call."""
