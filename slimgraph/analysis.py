@@ -1,0 +1,180 @@
+"""The label walk: one pass over the traced graph, in order, that runs it on labels."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
+from torch.utils._pytree import tree_any, tree_map_only
+
+from slimgraph.errors import UnsupportedOpError
+from slimgraph.graph import DependencyGraph
+from slimgraph.labels import Ledger, Value
+from slimgraph.ops import DEFAULT_TABLE
+from slimgraph.rules import ModuleForm, Rule, RuleTable, Site, canonical, values_in
+from slimgraph.shapes import attribute, place
+from slimgraph.tracing import ensure_traced
+
+# Reading these of a tensor says nothing about how many channels it has, or is resized later.
+_HARMLESS = frozenset(
+    {"getattr", "size", "dim", "ndimension", "sym_size", "is_floating_point", "is_complex",
+     "get_device", "element_size", "is_contiguous", "isinstance"}
+)  # fmt: skip
+_TRANSPOSES = frozenset({"T", "mT"})
+
+
+def analyze(
+    traced: fx.GraphModule, *, rules: RuleTable = DEFAULT_TABLE, strict: bool = False
+) -> DependencyGraph:
+    """Find which channels of a traced model can only leave together.
+
+    Args:
+        traced: From `slimgraph.trace`; it is not changed.
+        rules: How channels flow through ops.
+        strict: Raise at an op without a rule instead of freezing what touches it.
+
+    Returns:
+        The groups of coupled channels, what freezes them, and where each one is stored.
+
+    Raises:
+        TraceError: The graph module has no shapes.
+        UnsupportedOpError: With `strict`, an op has no rule.
+    """
+    traced = ensure_traced(traced)
+    walk = Walk(traced, rules, strict=strict)
+    for node in traced.graph.nodes:
+        walk.values[node] = walk.visit(node)
+    walk.ledger.close()
+    return DependencyGraph(traced, walk.ledger, walk.values, walk.kinds)
+
+
+class Walk:
+    """Holds the state of one label walk."""
+
+    def __init__(self, traced: fx.GraphModule, rules: RuleTable, *, strict: bool) -> None:
+        self.traced = traced
+        self.rules = rules
+        self.strict = strict
+        self.ledger = Ledger()
+        self.values: dict[fx.Node, Any] = {}
+        self.kinds: dict[fx.Node, str] = {}
+        self.names = parameter_names(traced)
+
+    def visit(self, node: fx.Node) -> Any:
+        """Return what the labels say of a node's value."""
+        if node.op == "placeholder":
+            self.kinds[node] = "input"
+            return _neutral(node, node.meta["val"])
+        if node.op == "get_attr":
+            self.kinds[node] = "parameter"
+            return self.parameter(node, str(node.target))
+        args, kwargs = self.arguments((node.args, node.kwargs))
+        if node.op == "output":
+            self.kinds[node] = "output"
+            for value in values_in(args):
+                self.ledger.freeze_value(value, node, "reaches the model's output")
+            return None
+        if not tree_any(lambda leaf: isinstance(leaf, Tensor), node.meta["val"]):
+            self.kinds[node] = "size"
+            if canonical(node.target) not in _HARMLESS:
+                self.freeze(node, (args, kwargs), f"its size is read by `{canonical(node.target)}`")
+            return None
+        return self.call(node, args, kwargs)
+
+    def call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """Apply the rule of a call; without one, freeze what touches it."""
+        rule, kwargs = self.rule(node, args, kwargs)
+        if rule is None:
+            return self.unknown(node, (args, kwargs))
+        self.kinds[node] = rule.kind
+        try:
+            value = rule.flow(Site(node, self.ledger), *args, **kwargs)
+            return replace(value, node=node) if isinstance(value, Value) else value
+        except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            message = f"the rule of `{_name(node)}` cannot read this call: {error}"
+            self.freeze(node, (args, kwargs), message)
+            return _neutral(node, node.meta["val"])
+
+    def rule(self, node: fx.Node, args: Any, kwargs: Any) -> tuple[Rule | None, Any]:
+        """Find the rule; a module's parameters and options become keyword arguments."""
+        if node.op != "call_module":
+            if node.target is getattr and args[1] in _TRANSPOSES:
+                return self.rules.for_function(args[1]), kwargs
+            return self.rules.for_function(node.target), kwargs
+        module = self.traced.get_submodule(str(node.target))
+        found = self.rules.for_module(module)
+        if found is None or not _plain(module, found[1]):
+            return None, kwargs
+        rule, form = found
+        given = {
+            name: self.parameter(node, f"{node.target}.{name}")
+            for name in form.parameters
+            if getattr(module, name, None) is not None
+        }
+        return rule, {**kwargs, **given, **{name: getattr(module, name) for name in form.options}}
+
+    def unknown(self, node: fx.Node, arguments: Any) -> Any:
+        """Freeze what an op without a rule touches."""
+        if self.strict:
+            raise UnsupportedOpError(
+                f"no rule says how channels flow through `{_name(node)}`",
+                place(node),
+                "add a rule (docs/add-an-op.md), or drop `strict=True` to keep its channels",
+            )
+        self.kinds[node] = "unknown"
+        if any(value.layers or value.parameter for value in values_in(arguments)):
+            self.freeze(node, arguments, f"no rule says how channels flow through `{_name(node)}`")
+        return _neutral(node, node.meta["val"])
+
+    def freeze(self, node: fx.Node, arguments: Any, message: str) -> None:
+        """Keep every channel among the arguments."""
+        for value in values_in(arguments):
+            self.ledger.freeze_value(value, node, message)
+
+    def arguments(self, arguments: Any) -> Any:
+        """Replace nodes by what is known of their tensors, or by their plain values."""
+
+        def known(argument: Any) -> Any:
+            if not isinstance(argument, fx.Node):
+                return argument
+            value = self.values[argument]
+            return argument.meta["val"] if value is None else value
+
+        return map_aggregate(arguments, known)
+
+    def parameter(self, node: fx.Node, name: str) -> Any:
+        """Make the value of a stored tensor, under one name if it is shared."""
+        tensor = attribute(self.traced, name)
+        if not isinstance(tensor, Tensor):
+            return None
+        known = self.names.get(id(tensor))
+        return Value(tuple(tensor.shape), parameter=known, node=node)
+
+
+def parameter_names(module: nn.Module) -> dict[int, str]:
+    """Map the identity of every parameter and buffer to its first name."""
+    names: dict[int, str] = {}
+    for stored in (module.named_parameters, module.named_buffers):
+        for name, tensor in stored(remove_duplicate=False):
+            names.setdefault(id(tensor), name)
+    return names
+
+
+def _plain(module: nn.Module, form: ModuleForm) -> bool:
+    """Refuse modules whose parameters are computed on the fly, or replaced by hooks."""
+    held = {**module._parameters, **module._buffers}
+    hooked = module._forward_pre_hooks or module._forward_hooks
+    return not hooked and all(name in held for name in form.parameters if hasattr(module, name))
+
+
+def _name(node: fx.Node) -> str:
+    if node.op == "call_module":
+        module = node.graph.owning_module
+        assert module is not None
+        return type(module.get_submodule(str(node.target))).__name__
+    return canonical(node.target)
+
+
+def _neutral(node: fx.Node, value: Any) -> Any:
+    """Make values in which nothing can leave."""
+    return tree_map_only(Tensor, lambda tensor: Value(tuple(tensor.shape), node=node), value)

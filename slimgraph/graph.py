@@ -1,0 +1,406 @@
+"""The dependency graph: groups of channels that can only leave together, and why."""
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import networkx as nx
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, fx
+
+from slimgraph.errors import UnknownGroupError
+from slimgraph.labels import Axis, Ledger, Value, compact
+
+
+class Member(NamedTuple):
+    """One dim of a parameter or buffer that a group's channels occupy."""
+
+    parameter: str
+    dim: int
+
+
+class Reason(NamedTuple):
+    """Why channels cannot leave: the node that keeps them, and the line of the model."""
+
+    node: str
+    source: str
+    message: str
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        place = f"%{self.node} ({self.source})" if self.source else f"%{self.node}"
+        return f"{self.message} at {place}"
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels that share parameters; each leaves on its own, with all that is tied to it.
+
+    Attributes:
+        name: The module that makes the channels first; a parameter's name if there is none.
+        size: Number of channels.
+        members: Where they are stored: `(parameter or buffer, dim)`.
+        modules: Modules whose output channels they are.
+        frozen: Bool tensor of shape `(size,)`: channels that have to stay.
+        reasons: Why these have to stay.
+        components: Their indices among all channels of the model. Shape `(size,)`.
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    modules: tuple[str, ...]
+    frozen: Tensor
+    reasons: tuple[Reason, ...]
+    components: Tensor
+
+    @property
+    def prunable(self) -> bool:
+        """Whether any channel can leave."""
+        return self.size > 1 and not bool(self.frozen.all())
+
+    def __repr__(self) -> str:
+        """Say it in one line."""
+        state = "prunable" if self.prunable else "frozen"
+        return f"Group({self.name!r}, size={self.size}, {len(self.members)} members, {state})"
+
+
+class Step(NamedTuple):
+    """One link of an explanation."""
+
+    left: str
+    right: str
+    node: str
+    source: str
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        where = f"%{self.node} ({self.source})" if self.source else f"%{self.node}"
+        return f"`{self.left}` and `{self.right}` are tied by {where}"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The answer to `graph.explain`; print it."""
+
+    question: str
+    steps: tuple[Step, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+
+    def __str__(self) -> str:
+        """Give the question and one line per step."""
+        lines = [str(item) for item in (*self.steps, *self.reasons)]
+        return "\n".join([self.question, *(f"  {line}" for line in lines)])
+
+    __repr__ = __str__
+
+
+def module_of(parameter: str) -> str:
+    """Return the module part of a parameter's name, or the name if it stands alone.
+
+    Example:
+        >>> module_of("layer1.0.conv1.weight"), module_of("pos_embed")
+        ('layer1.0.conv1', 'pos_embed')
+    """
+    owner, _, name = parameter.rpartition(".")
+    return owner if name in ("weight", "bias") and owner else parameter
+
+
+def components_of(pairs: list[tuple[Tensor, Tensor]], count: int) -> np.ndarray[Any, Any]:
+    """Number the connected components of an undirected graph given by its edges."""
+    left = torch.cat([torch.zeros(0, dtype=torch.long), *(pair[0] for pair in pairs)]).numpy()
+    right = torch.cat([torch.zeros(0, dtype=torch.long), *(pair[1] for pair in pairs)]).numpy()
+    ones = np.ones(len(left), dtype=np.int8)
+    edges = coo_matrix((ones, (left, right)), shape=(count, count))
+    found: np.ndarray[Any, Any] = connected_components(edges, directed=False)[1]
+    return found
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DependencyGraph:
+    """Which channels of a traced model can only leave together.
+
+    Attributes:
+        traced: The model that was analysed.
+        ledger: What the rules wrote down.
+        values: The labels of every node's value.
+        kinds: The kind of op of every node.
+    """
+
+    traced: fx.GraphModule
+    ledger: Ledger
+    values: dict[fx.Node, Any]
+    kinds: dict[fx.Node, str]
+    _cache: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def component(self) -> Tensor:
+        """Per label, the channel it belongs to; 0 is what cannot leave. Shape: (labels,)."""
+        found = components_of([(edge.left, edge.right) for edge in self.ledger.edges], self.size)
+        return torch.from_numpy(found.astype(np.int64))
+
+    @property
+    def size(self) -> int:
+        """Number of labels."""
+        return self.ledger.size
+
+    @cached_property
+    def frozen(self) -> Tensor:
+        """Per channel, whether it has to stay. Shape: (channels,)."""
+        frozen = torch.zeros(int(self.component.max()) + 1, dtype=torch.bool)
+        frozen[self.component[0]] = True
+        for freeze in self.ledger.frozen:
+            frozen[self.component[freeze.labels]] = True
+        return frozen
+
+    @cached_property
+    def group_index(self) -> Tensor:
+        """Per channel, the position of its group in `groups`; -1 for none."""
+        count = len(self.frozen)
+        pairs = []
+        for i, axis in enumerate(self.ledger.opened):
+            own = self.component[axis.labels.flatten()]
+            pairs.append((own, torch.full_like(own, count + i)))
+        found = components_of(pairs, count + len(pairs))[:count]
+        present = torch.zeros(count, dtype=torch.bool)
+        for own, _ in pairs:
+            present[own] = True
+        present[self.component[0]] = False
+        found[~present.numpy()] = -1
+        order = list(dict.fromkeys(found[self.component[1:].numpy()].tolist()))
+        rank = {old: new for new, old in enumerate(o for o in order if o >= 0)}
+        return torch.tensor([rank.get(int(g), -1) for g in found])
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """All groups, in the order in which the model makes them."""
+        first = torch.full((len(self.frozen),), self.size)
+        first.scatter_reduce_(0, self.component, torch.arange(self.size), "amin")
+        order = torch.argsort(first)
+        order = order[self.group_index[order] >= 0]
+        order = order[torch.argsort(self.group_index[order], stable=True)]
+        sizes = torch.bincount(self.group_index[order]).tolist() if len(order) else []
+        members = self._axes_of_groups(list(self.ledger.axes.values()))
+        opened = self._axes_of_groups(self.ledger.opened)
+        reasons = self._reasons()
+        names = _unique_names([axes[0] for axes in opened])
+        return tuple(
+            Group(
+                names[i],
+                size,
+                tuple(Member(a.parameter, a.dim) for a in members[i] if a.role != "created"),
+                tuple(dict.fromkeys(
+                    module_of(a.parameter) for a in members[i] if a.role in ("out", "bare")
+                )),
+                self.frozen[components],
+                reasons[i],
+                components,
+            )
+            for i, (size, components) in enumerate(zip(sizes, order.split(sizes), strict=True))
+        )  # fmt: skip
+
+    def groups_of(self, labels: Tensor) -> list[int]:
+        """Return the positions in `groups` of the groups that labels belong to."""
+        found = self.group_index[self.component[compact(labels).flatten()]].unique().tolist()
+        return [index for index in found if index >= 0]
+
+    def _axes_of_groups(self, axes: list[Axis]) -> list[list[Axis]]:
+        found: list[list[Axis]] = [[] for _ in range(int(self.group_index.max()) + 1)]
+        for axis in axes:
+            for index in self.groups_of(axis.labels):
+                found[index].append(axis)
+        return found
+
+    def _reasons(self) -> list[tuple[Reason, ...]]:
+        found: list[dict[Reason, None]] = [{} for _ in range(int(self.group_index.max()) + 1)]
+        for freeze in self.ledger.frozen:
+            source = freeze.node.meta.get("source", "")
+            for index in self.groups_of(freeze.labels):
+                found[index][Reason(freeze.node.name, source, freeze.message)] = None
+        return [tuple(reasons) for reasons in found]
+
+    @cached_property
+    def _by_name(self) -> dict[str, tuple[Group, Axis | None]]:
+        """Groups by their own names and by modules; of modules also the output axis."""
+        found: dict[str, tuple[Group, Axis | None]] = {}
+        for axis in self.ledger.axes.values():
+            indices = self.groups_of(axis.labels) if axis.role in ("out", "bare") else []
+            if indices:
+                name = module_of(axis.parameter)
+                found.setdefault(name, (self.groups[indices[0]], axis))
+        for group in self.groups:
+            found.setdefault(group.name, (group, None))
+        return found
+
+    def names(self) -> tuple[str, ...]:
+        """Return every name a mask may use: groups, and modules that make channels."""
+        return tuple(self._by_name)
+
+    def group_of(self, name: str) -> Group:
+        """Find the group of a module's output channels, or the group of that name.
+
+        Raises:
+            UnknownGroupError: Nothing of that name makes channels; names the nearest that does.
+        """
+        return self._find(name)[0]
+
+    def _find(self, name: str) -> tuple[Group, Axis | None]:
+        if name in self._by_name:
+            return self._by_name[name]
+        near = get_close_matches(name, self._by_name, n=1, cutoff=0.3)
+        raise UnknownGroupError(
+            f"no group or module `{name}` makes channels",
+            hint=f"did you mean `{near[0]}`?" if near else "see `graph.groups` for the names",
+        )
+
+    def group_name(self, module: str) -> str | None:
+        """Return the name of the group of a module's output channels, if it has one."""
+        return self._by_name[module][0].name if module in self._by_name else None
+
+    def components(self, name: str) -> Tensor:
+        """Return the channels a mask entry of that name speaks of, in its order."""
+        group, axis = self._find(name)
+        if axis is None or group.name == name:
+            return group.components
+        return self.component[axis.labels.flatten()]
+
+    def explain(self, left: str, right: str | None = None) -> Explanation:
+        """Say what ties two modules' channels together, or what keeps one's from leaving.
+
+        Args:
+            left: A group or module name.
+            right: Another one; without it, the reasons why `left` is frozen.
+
+        Returns:
+            The chain of nodes with the model's file and line; print it.
+        """
+        group = self.group_of(left)
+        if right is None:
+            state = "can shrink" if group.prunable else "cannot shrink"
+            return Explanation(f"`{left}` {state}", reasons=group.reasons)
+        other = self.group_of(right)
+        common = _common(self.components(left), self.components(right))
+        if common is None:
+            tied = "share parameters but no channel" if group is other else "are independent"
+            return Explanation(f"`{left}` and `{right}` {tied}")
+        links = self._links(common)
+        path = nx.shortest_path(links, self._label_of(left, common), self._label_of(right, common))
+        steps = []
+        for one, two in pairwise(path):
+            node = links.edges[one, two]["node"]
+            steps.append(
+                Step(self.owner(one), self.owner(two), node.name, node.meta.get("source", ""))
+            )
+        return Explanation(f"`{left}` and `{right}` leave together", tuple(steps))
+
+    def _links(self, component: int) -> "nx.Graph[int]":
+        links: nx.Graph[int] = nx.Graph()
+        links.add_nodes_from((self.component == component).nonzero().flatten().tolist())
+        for edge in self.ledger.edges:
+            inside = self.component[edge.left] == component
+            for one, two in zip(
+                edge.left[inside].tolist(), edge.right[inside].tolist(), strict=True
+            ):
+                links.add_edge(one, two, node=edge.node)
+        return links
+
+    def _label_of(self, name: str, component: int) -> int:
+        axis = self._find(name)[1]
+        labels = torch.arange(self.size) if axis is None else axis.labels.flatten()
+        labels = labels[labels > 0]
+        return int(labels[self.component[labels] == component][0])
+
+    @cached_property
+    def _starts(self) -> np.ndarray[Any, Any]:
+        return np.array([int(axis.labels.flatten()[0]) for axis in self.ledger.opened])
+
+    def owner(self, label: int) -> str:
+        """Name the module whose channel a label stands for."""
+        index = int(np.searchsorted(self._starts, label, side="right")) - 1
+        return module_of(self.ledger.opened[index].parameter)
+
+    def couplings(self) -> list[tuple[fx.Node, set[int], set[str]]]:
+        """List the nodes that tie channels of different modules: node, groups, modules."""
+        found: dict[fx.Node, tuple[set[int], set[str]]] = {}
+        for edge in self.ledger.edges:
+            labels = torch.cat([edge.left, edge.right])
+            owners = np.searchsorted(self._starts, labels.numpy(), side="right") - 1
+            modules = {module_of(self.ledger.opened[i].parameter) for i in np.unique(owners)}
+            if len(modules) > 1:
+                groups, names = found.setdefault(edge.node, (set(), set()))
+                groups.update(self.groups_of(edge.left))
+                names.update(modules)
+        return [(node, *sets) for node, sets in found.items()]
+
+    def to_networkx(self) -> "nx.MultiGraph[str]":
+        """Return modules as nodes (with their `group`), couplings as edges (with their `node`)."""
+        result: nx.MultiGraph[str] = nx.MultiGraph()
+        for group in self.groups:
+            for module in group.modules:
+                result.add_node(module, group=group.name, size=group.size)
+        for node, _, modules in self.couplings():
+            first, *rest = sorted(modules)
+            for other in rest:
+                result.add_edge(first, other, node=node.name, source=node.meta.get("source", ""))
+        return result
+
+    def values_at(self, node: fx.Node) -> list[Value]:
+        """Return the values of a node; several if it makes a tuple."""
+        value = self.values[node]
+        items = value if isinstance(value, tuple | list) else (value,)
+        return [item for item in items if isinstance(item, Value)]
+
+    def to_dict(
+        self,
+        keep: Tensor | None = None,
+        scores: Tensor | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Return the report as JSON data; see `slimgraph.report.build.build`."""
+        from slimgraph.report.build import build
+
+        return build(self, keep, scores, settings)
+
+    def render(self, format: str = "text") -> str:  # noqa: A002 - the name users type
+        """Render the report as "text", "html", "dot" or "json"."""
+        from slimgraph.report import render
+
+        return render(self.to_dict(), format)
+
+    def __rich__(self) -> Any:
+        """Show a table in the terminal."""
+        from slimgraph.report import table
+
+        return table(self.to_dict())
+
+    def _repr_html_(self) -> str:
+        """Show a summary in notebooks."""
+        from slimgraph.report import html_summary
+
+        return html_summary(self.to_dict())
+
+    def __repr__(self) -> str:
+        """Say it in one line."""
+        prunable = sum(group.prunable for group in self.groups)
+        channels = sum(group.size for group in self.groups)
+        return (
+            f"DependencyGraph({len(self.groups)} groups, {prunable} prunable, {channels} channels)"
+        )
+
+
+def _common(left: Tensor, right: Tensor) -> int | None:
+    shared = set(right.tolist())
+    return next((index for index in left.tolist() if index in shared), None)
+
+
+def _unique_names(axes: list[Axis]) -> list[str]:
+    names: list[str] = []
+    for axis in axes:
+        name = module_of(axis.parameter)
+        names.append(name if name not in names else f"{axis.parameter}[{axis.dim}]")
+    return names

@@ -1,0 +1,202 @@
+"""Labels: every channel that a parameter creates gets an integer that flows through the graph.
+
+A *layer* is an integer tensor of a value's own shape. Dims along which it does not vary have
+stride 0, so it costs O(channels), not O(pixels). Label 0 marks positions that cannot leave.
+A value usually has one layer; none means nothing in it can leave; two when two of its dims
+carry channels of their own.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+Shape = tuple[int, ...]
+
+
+def varying(layer: Tensor) -> tuple[int, ...]:
+    """Return the dims along which a layer carries channels."""
+    return tuple(
+        dim
+        for dim, (size, stride) in enumerate(zip(layer.shape, layer.stride(), strict=True))
+        if stride != 0 and size > 1
+    )
+
+
+def compact(layer: Tensor) -> Tensor:
+    """Narrow every dim that does not vary to size 1."""
+    keep = varying(layer)
+    index = tuple(slice(None) if dim in keep else slice(0, 1) for dim in range(layer.ndim))
+    return layer[index]
+
+
+def along(labels: Tensor, dim: int, shape: Shape) -> Tensor:
+    """Spread a vector of labels along one dim of a shape, stride 0 elsewhere."""
+    view = [1] * len(shape)
+    view[dim] = labels.numel()
+    return labels.reshape(view).expand(shape)
+
+
+def restride(layer: Tensor) -> Tensor:
+    """Find the dims along which a copied layer is constant, and give them stride 0 again."""
+    small = layer
+    for dim in varying(layer):
+        first = small.narrow(dim, 0, 1)
+        if bool((small == first).all()):
+            small = first
+    return small.expand(layer.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What the analysis knows of one tensor.
+
+    Attributes:
+        shape: The shape at the traced example inputs.
+        layers: Label tensors of that shape; no dim varies in two of them.
+        parameter: Qualified name if the value is a parameter or buffer itself.
+        node: The node that computes it.
+    """
+
+    shape: Shape
+    layers: tuple[Tensor, ...] = ()
+    parameter: str | None = None
+    node: fx.Node | None = None
+
+    @property
+    def ndim(self) -> int:
+        """The number of dims."""
+        return len(self.shape)
+
+    def layer(self, dim: int) -> Tensor | None:
+        """Return the layer that varies along a dim."""
+        return next((layer for layer in self.layers if dim in varying(layer)), None)
+
+
+class Axis(NamedTuple):
+    """One dim of a parameter or buffer and the labels of its positions.
+
+    `labels` is a vector, or a matrix (groups, channels per group) for the dim of a grouped
+    weight that holds a different set of channels in each group.
+    """
+
+    parameter: str
+    dim: int
+    role: str
+    labels: Tensor
+    node: fx.Node
+
+
+class Edges(NamedTuple):
+    """Labels that a node couples pairwise."""
+
+    left: Tensor
+    right: Tensor
+    node: fx.Node
+
+
+class Freeze(NamedTuple):
+    """Labels that a node keeps from leaving, and why."""
+
+    labels: Tensor
+    node: fx.Node
+    message: str
+
+
+class Block(NamedTuple):
+    """A label tensor of two or more dims that must stay rectangular.
+
+    With a `partner` (the other side of a grouped convolution), a row may vanish only together
+    with the partner's row.
+    """
+
+    labels: Tensor
+    node: fx.Node
+    partner: Tensor | None
+
+
+class Read(NamedTuple):
+    """A value whose channels end at a node: the node consumes them."""
+
+    node: fx.Node
+    value: Value
+    weight: str | None
+    dim: int
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What the rules write down during the label walk; mutable until the walk ends."""
+
+    size: int = 1
+    axes: dict[tuple[str, int], Axis] = field(default_factory=dict)
+    opened: list[Axis] = field(default_factory=list)
+    edges: list[Edges] = field(default_factory=list)
+    frozen: list[Freeze] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+    pinned: dict[str, tuple[fx.Node, str]] = field(default_factory=dict)
+
+    def fresh(self, count: int) -> Tensor:
+        """Make new labels."""
+        self.size += count
+        return torch.arange(self.size - count, self.size)
+
+    def open(self, axis: tuple[str, int], shape: Shape, role: str, node: fx.Node) -> Tensor:
+        """Return the labels of an axis; a new axis starts new channels."""
+        if axis not in self.axes:
+            labels = self.fresh(math.prod(shape)).reshape(shape)
+            self.axes[axis] = Axis(*axis, role, labels, node)
+            self.opened.append(self.axes[axis])
+            if labels.numel() == 1:
+                self.freeze(self.axes[axis].labels, node, "has a single channel")
+        return self.axes[axis].labels
+
+    def place(self, axis: tuple[str, int], labels: Tensor, role: str, node: fx.Node) -> None:
+        """Say that the positions of an axis are these channels."""
+        if axis in self.axes:
+            self.couple(self.axes[axis].labels.flatten(), labels.flatten(), node)
+        else:
+            self.axes[axis] = Axis(*axis, role, labels, node)
+
+    def couple(self, left: Tensor, right: Tensor, node: fx.Node) -> None:
+        """Couple labels that meet; what meets a position that cannot leave is frozen."""
+        left, right = torch.broadcast_tensors(compact(left), compact(right))
+        differ = left != right
+        left, right = left[differ], right[differ]
+        if left.numel() == 0:
+            return
+        both = (left != 0) & (right != 0)
+        if bool(both.all()):
+            self.edges.append(Edges(left, right, node))
+            return
+        self.edges.append(Edges(left[both], right[both], node))
+        lone = torch.maximum(left, right)[~both]
+        self.freeze(lone, node, "meets positions that cannot be removed")
+
+    def freeze(self, labels: Tensor, node: fx.Node, message: str) -> None:
+        """Keep labels from leaving."""
+        labels = compact(labels).flatten()
+        labels = labels[labels != 0]
+        if labels.numel():
+            self.frozen.append(Freeze(labels, node, message))
+
+    def freeze_value(self, value: Any, node: fx.Node, message: str) -> None:
+        """Keep every channel of a value from leaving."""
+        if isinstance(value, Value):
+            for layer in value.layers:
+                self.freeze(layer, node, message)
+            if value.parameter is not None:
+                self.pinned[value.parameter] = (node, message)
+
+    def close(self) -> None:
+        """End the walk: freeze every axis of a parameter that an op needs whole."""
+        for axis in list(self.axes.values()):
+            if axis.parameter in self.pinned:
+                self.freeze(axis.labels, *self.pinned[axis.parameter])
+
+    def block(self, labels: Tensor, node: fx.Node, partner: Tensor | None = None) -> None:
+        """Ask that a label tensor of two or more dims stays rectangular."""
+        self.blocks.append(Block(labels, node, partner))

@@ -1,0 +1,22 @@
+"""The op families; each file ends in `RULES`."""
+
+from slimgraph.ops import (
+    convolution,
+    elementwise,
+    linear,
+    movement,
+    normalization,
+    pooling,
+    reduction,
+)
+from slimgraph.rules import Rule, RuleTable
+
+FAMILIES = (convolution, linear, normalization, elementwise, pooling, reduction, movement)
+
+
+def default_rules() -> tuple[Rule, ...]:
+    """Return every rule slimgraph knows."""
+    return tuple(rule for family in FAMILIES for rule in family.RULES)
+
+
+DEFAULT_TABLE = RuleTable(default_rules(), pointwise=elementwise.POINTWISE)

@@ -1,0 +1,120 @@
+"""Convolutions: 1-D to 3-D, transposed, grouped, depth-wise.
+
+The weight's dim 0 spans all groups, dim 1 the channels of one group. Output channels lie on
+dim 0, those of a transposed convolution on dim 1.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimgraph.labels import Value, along
+from slimgraph.rules import Call, ModuleForm, Rule, Site
+
+
+def _flow(
+    site: Site, value: Value, weight: Value, bias: Value | None, groups: int, out: int
+) -> Value:
+    channel = value.ndim - weight.ndim + 1  # 1, or 0 without a batch dim
+    ins = site.vector(value, channel)
+    if ins is None:
+        ins = torch.zeros(value.shape[channel], dtype=torch.long)
+    spatial = range(channel + 1, value.ndim)
+    others = Value(value.shape, tuple(x for x in value.layers if x is not value.layer(channel)))
+    passed = site.without(others, spatial, "a convolution mixes neighbours along this dim")
+    site.read(value, weight, 1 - out)
+    site.without(weight, range(2, weight.ndim), "is a kernel position")
+    if groups == 1:
+        outs = site.open(weight, out, "out")
+        site.bind(weight, 1 - out, ins, "in")
+    else:
+        outs = _grouped(site, weight, ins, groups, out)
+    site.bind(bias, 0, outs, "shift")
+    layers = [layer[:1].expand(site.shape) for layer in passed]  # along the batch dim only
+    return site.value(*layers, *([along(outs, channel, site.shape)] if len(outs) > 1 else []))
+
+
+def _grouped(site: Site, weight: Value, ins: Tensor, groups: int, out: int) -> Tensor:
+    count = weight.shape[1] * groups if out else weight.shape[0]
+    if weight.parameter is None:
+        site.freeze(weight, "is the computed weight of a grouped convolution")
+        site.ledger.freeze(ins, site.node, "feeds a grouped convolution with a computed weight")
+        return torch.zeros(count, dtype=torch.long)
+    rows_in = ins.reshape(groups, -1)
+    shape = (groups, count // groups) if out else (count,)
+    axis = (weight.parameter, out)
+    if rows_in.numel() == count == groups and bool(ins.any()):
+        rows_out = rows_in  # depth-wise: the channels pass through
+    else:
+        rows_out = site.ledger.open(axis, shape, "out", site.node).reshape(groups, -1)
+    if 1 in (rows_in.shape[1], rows_out.shape[1]):
+        site.ledger.couple(rows_in[:, :, None], rows_out[:, None, :], site.node)
+    else:
+        site.ledger.block(rows_in, site.node, partner=rows_out)
+        site.ledger.block(rows_out, site.node, partner=rows_in)
+    site.ledger.place(axis, rows_out.reshape(shape), "out", site.node)
+    site.ledger.place(
+        (weight.parameter, 1 - out), rows_in.flatten() if out else rows_in, "in", site.node
+    )
+    return rows_out.flatten()
+
+
+def convolution(
+    site: Site,
+    input: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Value:
+    """Contract the channels of the input; the weight's dim 0 starts new ones."""
+    return _flow(site, input, weight, bias, groups, 0)
+
+
+def transposed(
+    site: Site,
+    input: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Value:
+    """Contract the channels of the input; the weight's dim 1 starts new ones."""
+    return _flow(site, input, weight, bias, groups, 1)
+
+
+def _resize(call: Call) -> None:
+    weight = call.node.args[1] if len(call.node.args) > 1 else call.node.kwargs.get("weight")
+    left = call.groups_left(weight)
+    if left is not None:
+        call.set(7 if "transpose" in call.name else 6, "groups", left)
+
+
+def _sizes(conv: Any, groups: int | None) -> None:
+    conv.groups = groups or conv.groups
+    full, share = conv.weight.shape[0], conv.weight.shape[1] * conv.groups
+    conv.in_channels, conv.out_channels = (full, share) if conv.transposed else (share, full)
+
+
+def _form(*types: type[nn.Module]) -> tuple[ModuleForm, ...]:
+    return (ModuleForm(types, ("weight", "bias"), ("groups",), _sizes),)
+
+
+_PLAIN = ("conv1d", "conv2d", "conv3d")
+_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+RULES = (
+    Rule(_PLAIN, "contraction", convolution, _form(nn.Conv1d, nn.Conv2d, nn.Conv3d), _resize),
+    Rule(
+        _TRANSPOSED,
+        "contraction",
+        transposed,
+        _form(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+        _resize,
+    ),
+)

@@ -1,0 +1,265 @@
+"""Data movement: the very same op runs on the labels."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimgraph.labels import Shape, Value, along, compact, restride, varying
+from slimgraph.ops import resizing
+from slimgraph.rules import ModuleForm, Rule, Site, values_in
+
+
+def move(site: Site, input: Value, *args: Any, **kwargs: Any) -> Any:
+    """Run the op itself on every layer."""
+    run = _runner(site)
+    results = [run(layer, *args, **kwargs) for layer in site.layers(input)]
+    if isinstance(site.node.meta["val"], tuple | list):
+        items = [Value(tuple(x.shape)) for x in site.node.meta["val"]]
+        return tuple(
+            Value(item.shape, tuple(restride(parts[i]) for parts in results), node=site.node)
+            for i, item in enumerate(items)
+        )
+    return _result(site, [restride(layer) for layer in results])
+
+
+def _runner(site: Site) -> Callable[..., Any]:
+    target = site.node.target
+    if site.node.op == "call_module":
+        root = site.node.graph.owning_module
+        assert root is not None, "traced graphs belong to a module"
+        module = root.get_submodule(str(target))
+        return lambda layer, **_: module(layer)
+    if site.node.op == "call_method":
+        return lambda layer, *args, **kwargs: getattr(layer, str(target))(*args, **kwargs)
+    assert callable(target)
+    return target
+
+
+def _result(site: Site, layers: Sequence[Tensor]) -> Value:
+    """Make the result; a layer over several dims must stay rectangular."""
+    for layer in layers:
+        if len(varying(layer)) > 1:
+            site.ledger.block(compact(layer).squeeze(), site.node)
+    return site.value(*(layer for layer in layers if varying(layer)))
+
+
+def reshape(site: Site, input: Value, *args: Any, **kwargs: Any) -> Value:
+    """Regroup dims without copying those that carry no channels."""
+    if any(isinstance(arg, torch.dtype) for arg in args):
+        site.freeze(input, "its bytes are reinterpreted")
+        return site.value()
+    return _result(site, [_reshaped(layer, site.shape) for layer in site.layers(input)])
+
+
+def _reshaped(layer: Tensor, shape: Shape) -> Tensor:
+    results: list[int] = []
+    dims = varying(layer)
+    small = layer
+    for old, new in _regroup(tuple(layer.shape), shape):
+        if not set(dims).isdisjoint(old):
+            results += [shape[dim] for dim in new]
+        else:
+            for dim in old:
+                small = small.narrow(dim, 0, 1)
+            results += [1] * len(new)
+    return restride(small.reshape(results)).expand(shape)
+
+
+def _regroup(old: Shape, new: Shape) -> list[tuple[range, range]]:
+    """Pair the shortest runs of old and new dims that hold equally many positions."""
+    pairs: list[tuple[range, range]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        start_i, start_j = i, j
+        left = old[i] if i < len(old) else 1
+        right = new[j] if j < len(new) else 1
+        i, j = min(i + 1, len(old)), min(j + 1, len(new))
+        while left != right:
+            if left < right:
+                left, i = left * old[i], i + 1
+            else:
+                right, j = right * new[j], j + 1
+        pairs.append((range(start_i, i), range(start_j, j)))
+    return pairs
+
+
+def cat(site: Site, tensors: Sequence[Value], dim: int = 0, **kwargs: Any) -> Value:
+    """Join values along a dim; positions that carry no channel stay."""
+    dim = kwargs.get("axis", dim) % len(site.shape)
+    layers = [site.layers(value) for value in tensors]
+    dims = {d for value in layers for layer in value for d in varying(layer)} - {dim}
+    along_dim = any(dim in varying(layer) for value in layers for layer in value)
+    if any(len(value) > 1 for value in layers) or (along_dim and not _alike(layers, dim)):
+        for value in tensors:
+            site.freeze(value, "is joined with values that carry channels elsewhere")
+        return site.value()
+    if not along_dim and dims:
+        return _meet(site, tensors, dim)
+    parts = []
+    for value, own in zip(tensors, layers, strict=True):
+        layer = own[0] if own else torch.zeros((), dtype=torch.long).expand(value.shape)
+        whole = [size if d == dim or d in dims else 1 for d, size in enumerate(value.shape)]
+        index = tuple(slice(0, size) for size in whole)
+        parts.append(layer[index])
+    joined = torch.cat(parts, dim)
+    return _result(site, [joined.expand(site.shape)]) if along_dim else site.value()
+
+
+def _alike(layers: list[tuple[Tensor, ...]], dim: int) -> bool:
+    """Check that all pieces carry channels along the same other dims, or none at all."""
+    others = {frozenset(varying(layer)) - {dim} for value in layers for layer in value}
+    return len(others) <= 1
+
+
+def _meet(site: Site, tensors: Sequence[Value], dim: int) -> Value:
+    """Join along a dim without channels: those along the others meet in every piece."""
+    pieces = [Value(v.shape, site.layers(v)).layers for v in tensors]
+    first = next(piece[0] for piece in pieces if piece).narrow(dim, 0, 1)
+    for piece in pieces:
+        if piece:
+            site.ledger.couple(first, piece[0].narrow(dim, 0, 1), site.node)
+        else:
+            site.ledger.freeze(first, site.node, "is joined with a value whose size cannot change")
+    return site.value(first.expand(site.shape))
+
+
+def stack(site: Site, tensors: Sequence[Value], dim: int = 0) -> Value:
+    """Join values along a new dim."""
+    dim %= len(site.shape)
+    expanded = [
+        Value(
+            (*value.shape[:dim], 1, *value.shape[dim:]),
+            tuple(
+                layer.unsqueeze(dim).expand((*value.shape[:dim], 1, *value.shape[dim:]))
+                for layer in site.layers(value)
+            ),
+        )
+        for value in tensors
+    ]
+    return cat(site, expanded, dim)
+
+
+def getitem(site: Site, input: Any, index: Any) -> Any:
+    """Pick an item of a tuple, or run basic indexing on the labels."""
+    if not isinstance(input, Value):
+        return input[index]
+    if values_in(index) or any(isinstance(i, list | Tensor) for i in _as_tuple(index)):
+        for value in values_in(input, index):
+            site.freeze(value, "is indexed by a tensor")
+        return site.value()
+    return move(site, input, index)
+
+
+def _as_tuple(index: Any) -> tuple[Any, ...]:
+    return index if isinstance(index, tuple) else (index,)
+
+
+def pad(
+    site: Site, input: Value, pad: Sequence[int], mode: str = "constant", value: Any = None
+) -> Value:
+    """Pad; constant positions added along a dim with channels are new channels."""
+    layers: list[Tensor] = []
+    for layer in site.layers(input):
+        before = [(0, 0)] * input.ndim
+        for k in range(len(pad) // 2):
+            before[input.ndim - 1 - k] = (pad[2 * k], pad[2 * k + 1])
+        touched = [dim for dim in varying(layer) if before[dim] != (0, 0)]
+        plain = mode == "constant" and varying(layer) == tuple(touched) and len(touched) == 1
+        if not touched:
+            layers.append(
+                layer[
+                    tuple(
+                        slice(0, 1) if d not in varying(layer) else slice(None)
+                        for d in range(input.ndim)
+                    )
+                ].expand(site.shape)
+            )
+        elif plain and min(before[touched[0]]) >= 0:
+            layers.append(_padded(site, compact(layer).flatten(), touched[0], before[touched[0]]))
+        else:
+            site.ledger.freeze(layer, site.node, f"is padded in mode `{mode}`")
+    return site.value(*layers)
+
+
+def _padded(site: Site, labels: Tensor, dim: int, amount: tuple[int, int]) -> Tensor:
+    name = f"{site.node.name}[pad]"
+    added = site.ledger.open((name, dim), (sum(amount),), "created", site.node)
+    return along(torch.cat([added[: amount[0]], labels, added[amount[0] :]]), dim, site.shape)
+
+
+def pixel_shuffle(site: Site, input: Value, upscale_factor: int) -> Any:
+    """Move channels into space; those that make one new channel leave together."""
+    channel = input.ndim - 3
+    labels = site.vector(input, channel)
+    if labels is not None:
+        blocks = labels.reshape(-1, upscale_factor**2)
+        site.ledger.couple(blocks[:, :1], blocks, site.node)
+    return move(site, input, *([] if site.node.op == "call_module" else [upscale_factor]))
+
+
+def channel_shuffle(site: Site, input: Value, groups: int) -> Any:
+    """Shuffle blocks of channels; they must stay equally long."""
+    labels = site.vector(input, 1)
+    if labels is None:
+        return site.value(*input.layers)
+    site.ledger.block(labels.reshape(groups, -1), site.node)
+    order = labels.reshape(groups, -1).t().flatten()
+    return site.value(along(order, 1, site.shape))
+
+
+def unbind(site: Site, input: Value, dim: int = 0) -> Any:
+    """Take a value apart along a dim; none of its items may vanish."""
+    dim %= input.ndim
+    for layer in site.layers(input):
+        rows = compact(layer).movedim(dim, 0).flatten(1)
+        if dim in varying(layer) and rows.shape[1] == 1:
+            site.ledger.freeze(layer, site.node, "is taken apart channel by channel")
+    return move(site, input, dim)
+
+
+RULES = (
+    Rule(
+        ("view", "reshape", "flatten", "unflatten", "_unsafe_view", "ravel"),
+        "movement",
+        reshape,
+        (
+            ModuleForm((nn.Flatten,)),
+            ModuleForm((nn.Unflatten,), options=("dim", "unflattened_size")),
+        ),
+        resizing.reshape,
+    ),
+    Rule(
+        (
+            "permute", "transpose", "t", "movedim", "moveaxis", "swapaxes", "swapdims",
+            "unsqueeze", "flip", "roll", "pixel_unshuffle", "repeat", "tile",
+            "repeat_interleave", "T", "mT",
+        ),
+        "movement",
+        move,
+        (ModuleForm((nn.PixelUnshuffle,)),),
+    ),
+    Rule(
+        ("pixel_shuffle",),
+        "movement",
+        pixel_shuffle,
+        (ModuleForm((nn.PixelShuffle,), options=("upscale_factor",)),),
+    ),
+    Rule(
+        ("channel_shuffle", "native_channel_shuffle"),
+        "movement",
+        channel_shuffle,
+        (ModuleForm((nn.ChannelShuffle,), options=("groups",)),),
+        resizing.shuffle,
+    ),
+    Rule(("unbind",), "movement", unbind, (), resizing.unbind),
+    Rule(("squeeze",), "movement", move, (), resizing.squeeze),
+    Rule(("expand",), "movement", move, (), resizing.reshape),
+    Rule(("split", "split_with_sizes", "chunk"), "movement", move, (), resizing.split),
+    Rule(("narrow", "slice", "select"), "movement", move, (), resizing.narrow),
+    Rule(("getitem",), "movement", getitem, (), resizing.getitem),
+    Rule(("cat", "concat", "concatenate"), "movement", cat),
+    Rule(("stack",), "movement", stack),
+    Rule(("pad", "constant_pad_nd"), "movement", pad, (), resizing.pad),
+)  # fmt: skip

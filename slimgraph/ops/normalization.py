@@ -1,0 +1,101 @@
+"""Normalisation over batch, instance and groups of channels."""
+
+from typing import Any
+
+from torch import nn
+
+from slimgraph.labels import Value
+from slimgraph.rules import Call, ModuleForm, Rule, Site
+
+_STATISTICS = ("running_mean", "running_var")
+
+
+def per_channel(
+    site: Site,
+    input: Value,
+    running_mean: Value | None = None,
+    running_var: Value | None = None,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    *rest: Any,
+    **options: Any,
+) -> Value:
+    """Scale and shift each channel of dim 1 by its own numbers."""
+    labels = site.vector(input, 1)
+    if labels is not None:
+        site.bind(weight, 0, labels, "scale")
+        site.bind(bias, 0, labels, "shift")
+        site.bind(running_mean, 0, labels, "statistic")
+        site.bind(running_var, 0, labels, "statistic")
+    return site.value(*input.layers)
+
+
+def per_channel_aten(
+    site: Site,
+    input: Value,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    running_mean: Value | None = None,
+    running_var: Value | None = None,
+    *rest: Any,
+) -> Value:
+    """Do the same in the argument order of `torch.ops.aten`."""
+    return per_channel(site, input, running_mean, running_var, weight, bias)
+
+
+def group_norm(
+    site: Site,
+    input: Value,
+    num_groups: int,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    *rest: Any,
+    **options: Any,
+) -> Value:
+    """Normalise blocks of channels; blocks must keep equal numbers of them.
+
+    Statistics are those of the kept channels, so a channel that is ignored does not count.
+    """
+    labels = site.vector(input, 1)
+    if labels is not None:
+        site.ledger.block(labels.reshape(num_groups, -1), site.node)
+        site.bind(weight, 0, labels, "scale")
+        site.bind(bias, 0, labels, "shift")
+        site.read(input, dim=1)
+    return site.value(*input.layers)
+
+
+def _resize_group_norm(call: Call) -> None:
+    positions = call.kept.positions(call.input, 1)
+    if positions is not None:
+        width = call.input.meta["val"].shape[1] // call.get(1, "num_groups")
+        call.set(1, "num_groups", int((positions // width).unique().numel()))
+
+
+def _features(module: Any, groups: int | None) -> None:
+    stored = module.weight if module.weight is not None else module.running_mean
+    if stored is not None:
+        module.num_features = stored.shape[0]
+
+
+def _channels(module: Any, groups: int | None) -> None:
+    if module.weight is not None:
+        module.num_channels = module.weight.shape[0]
+
+
+_BATCH = ModuleForm(
+    (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    ("running_mean", "running_var", "weight", "bias"),
+    sizes=_features,
+)
+_INSTANCE = ModuleForm(
+    (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    ("running_mean", "running_var", "weight", "bias"),
+    sizes=_features,
+)
+_GROUP = ModuleForm((nn.GroupNorm,), ("weight", "bias"), ("num_groups",), _channels)
+RULES = (
+    Rule(("batch_norm", "instance_norm"), "norm", per_channel, (_BATCH, _INSTANCE)),
+    Rule(("aten.batch_norm", "aten.instance_norm"), "norm", per_channel_aten),
+    Rule(("group_norm",), "norm", group_norm, (_GROUP,), _resize_group_norm),
+)

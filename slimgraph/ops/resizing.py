@@ -1,0 +1,208 @@
+"""Literal sizes in the arguments of data-movement ops, recomputed from what is kept."""
+
+import operator
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_arg
+
+from slimgraph.errors import EmptiedGroupError, MaskError
+from slimgraph.rules import Call, compute
+from slimgraph.shapes import place
+
+
+def _old(node: fx.Node) -> tuple[int, ...]:
+    return tuple(node.meta["val"].shape)
+
+
+def reshape(call: Call) -> None:
+    """Rewrite the sizes of view, reshape, unflatten and expand."""
+    old, new = _old(call.node), call.kept.shape(call.node)
+    if old == new or call.name in ("flatten", "ravel"):
+        return
+    if call.name == "unflatten":
+        dim = call.get(1, "dim") % len(_old(call.input))
+        key = "unflattened_size" if "unflattened_size" in call.kwargs else "sizes"
+        sizes = _entries(call, call.get(2, key), len(old) - len(_old(call.input)) + 1)
+        call.set(2, key, tuple(_scaled(call, sizes, old[dim:], new[dim:])))
+        return
+    given = call.args[1:] or [value for key, value in call.kwargs.items() if key != "input"]
+    sizes = _entries(call, given[0], len(old)) if _is_packed(given) else given
+    call.args = [call.args[0] if call.args else call.kwargs["input"]]
+    call.kwargs = {}
+    call.args.append(_scaled(call, sizes, old, new))
+
+
+def _is_packed(given: Sequence[Any]) -> bool:
+    if len(given) != 1:
+        return False
+    only = given[0]
+    return isinstance(only, list | tuple) or (
+        isinstance(only, fx.Node) and isinstance(only.meta.get("val"), tuple)
+    )
+
+
+def _entries(call: Call, sizes: Any, count: int) -> list[Any]:
+    if isinstance(sizes, fx.Node):
+        return [compute(call.graph, operator.getitem, sizes, i) for i in range(count)]
+    return list(sizes)
+
+
+def _scaled(call: Call, sizes: Sequence[Any], old: Sequence[int], new: Sequence[int]) -> list[Any]:
+    """Replace sizes that changed; computed ones are scaled, so the batch stays dynamic."""
+    result = []
+    for size, before, after in zip(sizes, old, new, strict=False):
+        if before == after or (isinstance(size, int) and size == -1):
+            result.append(size)
+        elif isinstance(size, int):
+            result.append(after)
+        else:
+            product = compute(call.graph, operator.mul, size, after)
+            result.append(compute(call.graph, operator.floordiv, product, before))
+    return result
+
+
+def squeeze(call: Call) -> None:
+    """Squeeze only dims that had size 1 before; one that shrank to 1 stays."""
+    old, new = _old(call.input), call.kept.shape(call.input)
+    if not any(before != 1 and after == 1 for before, after in zip(old, new, strict=True)):
+        return
+    asked = call.get(1, "dim")
+    if asked is None:
+        asked = range(len(old))
+    dims = [d % len(old) for d in (asked if isinstance(asked, Sequence) else (asked,))]
+    call.become(torch.squeeze, call.new_input, tuple(d for d in dims if old[d] == 1))
+
+
+def split(call: Call) -> None:
+    """Rewrite split and chunk as a split into what is left of each piece."""
+    value = call.node.meta["val"]
+    given = call.get(2, "dim", 0)
+    dim = given % len(_old(call.input))
+    old = [piece.shape[dim] for piece in value]
+    new = [call.kept.shape(call.node, i)[dim] for i in range(len(value))]
+    if old == new:
+        return
+    if 0 in new:
+        raise EmptiedGroupError(
+            f"the mask leaves nothing of piece {new.index(0)} of this split",
+            place(call.node),
+            "keep at least one channel in each piece",
+        )
+    call.become(torch.split, call.new_input, new, dim)
+
+
+def unbind(call: Call) -> None:
+    """Refuse to lose an item that is taken out by itself."""
+    dim = call.get(1, "dim", 0)
+    if call.kept.positions(call.input, dim) is not None:
+        raise EmptiedGroupError(
+            "the mask removes a whole item that this op takes out by itself",
+            place(call.node),
+            "keep at least one channel of each item",
+        )
+
+
+def _concrete(call: Call, argument: Any) -> Any:
+    return map_arg(argument, lambda node: node.meta["val"])
+
+
+def narrow(call: Call) -> None:
+    """Rewrite narrow, select and aten's slice as basic indexing."""
+    args = _concrete(call, call.node.args)
+    dim = args[1] % len(_old(call.input))
+    if call.kept.positions(call.input, dim) is None:
+        return
+    if call.name == "select":
+        entry: Any = args[2]
+    elif call.name == "narrow":
+        entry = slice(args[2], args[2] + args[3])
+    else:
+        entry = slice(*args[2:])
+    index = (*[slice(None)] * dim, _moved(call, dim, entry))
+    call.become(operator.getitem, call.new_input, index)
+
+
+def getitem(call: Call) -> None:
+    """Move the bounds of basic indexing to where the kept positions are now."""
+    if not isinstance(call.input.meta["val"], Tensor):
+        return
+    index = _concrete(call, call.node.args[1])
+    entries = list(index) if isinstance(index, tuple) else [index]
+    given = list(call.args[1]) if isinstance(index, tuple) else [call.args[1]]
+    ndim = len(_old(call.input))
+    used = sum(entry is not None and entry is not Ellipsis for entry in entries)
+    dim = 0
+    for k, entry in enumerate(entries):
+        if entry is None:
+            continue
+        if entry is Ellipsis:
+            dim += ndim - used
+            continue
+        if call.kept.positions(call.input, dim) is not None:
+            given[k] = _moved(call, dim, entry)
+        dim += 1
+    if sum(isinstance(entry, list | int) for entry in given) > 1 and any(
+        isinstance(entry, list) for entry in given
+    ):
+        raise MaskError(
+            "the kept channels are not evenly spaced where two dims are indexed at once",
+            place(call.node),
+            "keep a contiguous range of these channels",
+        )
+    call.args[1] = tuple(given) if isinstance(index, tuple) else given[0]
+
+
+def _moved(call: Call, dim: int, entry: int | slice) -> int | slice | list[int]:
+    """Translate an index into the positions that are left."""
+    size = _old(call.input)[dim]
+    kept = call.kept.positions(call.input, dim)
+    assert kept is not None, "asked only where positions were removed"
+    rank = {position: i for i, position in enumerate(kept.tolist())}
+    if not isinstance(entry, slice):
+        if entry % size not in rank:
+            raise EmptiedGroupError(
+                f"the mask removes position {entry}, which is read by itself here",
+                place(call.node),
+                "keep this channel",
+            )
+        return rank[entry % size]
+    found = [rank[p] for p in range(size)[entry] if p in rank]
+    if not found:
+        raise EmptiedGroupError(
+            "the mask leaves nothing of this slice",
+            place(call.node),
+            "keep at least one channel of it",
+        )
+    steps = {after - before for before, after in pairwise(found)} or {1}
+    if len(steps) == 1:
+        return slice(found[0], found[-1] + 1, steps.pop())
+    return found
+
+
+def pad(call: Call) -> None:
+    """Shrink padding that was added along a dim with channels."""
+    amounts = list(call.get(1, "pad"))
+    ndim = len(_old(call.node))
+    for k in range(len(amounts) // 2):
+        dim = ndim - 1 - k
+        kept = call.kept.positions(call.node, dim)
+        if kept is None or not (amounts[2 * k] or amounts[2 * k + 1]):
+            continue
+        last = _old(call.node)[dim] - amounts[2 * k + 1]
+        amounts[2 * k : 2 * k + 2] = [
+            int((kept < amounts[2 * k]).sum()),
+            int((kept >= last).sum()),
+        ]
+    call.set(1, "pad", amounts)
+
+
+def shuffle(call: Call) -> None:
+    """Write the number of blocks that are left into a channel shuffle."""
+    kept = call.kept.positions(call.input, 1)
+    if kept is not None:
+        width = _old(call.input)[1] // call.get(1, "groups")
+        call.set(1, "groups", int((kept // width).unique().numel()))

@@ -1,0 +1,297 @@
+"""Rules say how channels flow through one family of ops; a table finds the rule of a node."""
+
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+from slimgraph.errors import DuplicateRuleError
+from slimgraph.labels import Ledger, Read, Shape, Value, along, compact, varying
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleForm:
+    """How a torch.nn module spells an op.
+
+    Attributes:
+        types: Module classes.
+        parameters: Attributes passed to the rule as values, under these names.
+        options: Attributes passed to the rule as plain keyword arguments.
+        sizes: `(module, groups left)` sets the size attributes of a sliced module.
+    """
+
+    types: tuple[type[nn.Module], ...]
+    parameters: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    sizes: Callable[[Any, int | None], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How channels flow through one family of ops.
+
+    Attributes:
+        names: Canonical op names: `conv2d` stands for `F.conv2d`, `torch.conv2d` and
+            `torch.ops.aten.conv2d.default`; `add` also for `+`, `+=` and `Tensor.add_`.
+        kind: The word reports use.
+        flow: `(site, *arguments) -> value` in the op's own argument order.
+        forms: The torch.nn modules that spell the op.
+        resize: Recomputes literal sizes in a node's arguments; see `passes/resize_literals.py`.
+    """
+
+    names: tuple[str, ...]
+    kind: str
+    flow: Callable[..., Any]
+    forms: tuple[ModuleForm, ...] = ()
+    resize: "Callable[[Call], None] | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One node as a rule sees it: its result's shape, and the ledger to write into."""
+
+    node: fx.Node
+    ledger: Ledger
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the node's (first) result."""
+        value = self.node.meta["val"]
+        while isinstance(value, tuple | list):
+            value = value[0]
+        return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+    def value(self, *layers: Tensor) -> Value:
+        """Make the node's result from layers of its shape."""
+        return Value(self.shape, layers, node=self.node)
+
+    def layers(self, value: Value) -> tuple[Tensor, ...]:
+        """Return a value's layers; each dim of a bare parameter carries channels."""
+        if value.parameter is None:
+            return value.layers
+        dims = [dim for dim, size in enumerate(value.shape) if size > 1]
+        return tuple(along(self.open(value, dim), dim, value.shape) for dim in dims)
+
+    def open(self, value: Value, dim: int, role: str = "bare") -> Tensor:
+        """Return the labels along a dim of a weight; those of a parameter may start here."""
+        if value.parameter is not None:
+            axis = (value.parameter, dim)
+            return self.ledger.open(axis, (value.shape[dim],), role, self.node)
+        labels = self.vector(value, dim)
+        return torch.zeros(value.shape[dim], dtype=torch.long) if labels is None else labels
+
+    def bind(self, value: Value | None, dim: int, labels: Tensor, role: str) -> None:
+        """Tie labels to a dim of a weight, be it a parameter or computed."""
+        if value is None:
+            return
+        if value.parameter is not None:
+            self.ledger.place((value.parameter, dim), labels, role, self.node)
+        elif labels.ndim > 1:
+            self.freeze(value, "a computed weight of a grouped convolution")
+            self.ledger.freeze(labels, self.node, "a computed weight of a grouped convolution")
+        else:
+            self.ledger.couple(self.open(value, dim), labels, self.node)
+
+    def vector(self, value: Value, dim: int) -> Tensor | None:
+        """Return one label per index of a dim; labels that share an index are coupled."""
+        dim %= max(value.ndim, 1)
+        layer = value.layer(dim)
+        if layer is None:
+            return None
+        rows = compact(layer).movedim(dim, 0).flatten(1)
+        first: Tensor = rows[:, 0]
+        if rows.shape[1] > 1:
+            self.ledger.couple(first[:, None], rows[:, 1:], self.node)
+        return first
+
+    def read(self, value: Value, weight: Value | None = None, dim: int = 0) -> None:
+        """Note that the channels of a value end here, at a dim of a weight if there is one."""
+        name = weight.parameter if weight is not None else None
+        self.ledger.reads.append(Read(self.node, value, name, dim))
+
+    def freeze(self, value: Any, message: str) -> None:
+        """Keep every channel of a value."""
+        self.ledger.freeze_value(value, self.node, message)
+
+    def without(self, value: Value, dims: Iterable[int], message: str) -> tuple[Tensor, ...]:
+        """Return the layers that vary in none of the dims; the others are frozen."""
+        dims = frozenset(dims)
+        passed = []
+        for layer in value.layers:
+            if dims.isdisjoint(varying(layer)):
+                passed.append(layer)
+            else:
+                self.ledger.freeze(layer, self.node, message)
+        return tuple(passed)
+
+
+class Kept(Protocol):
+    """What is left of every value, as `Rule.resize` asks for it."""
+
+    def shape(self, node: fx.Node, item: int | None = None) -> Shape:
+        """Return the new shape of a node's value, or of one item of it."""
+        ...
+
+    def positions(self, node: fx.Node, dim: int) -> Tensor | None:
+        """Return the kept positions along a dim; `None` if all are."""
+        ...
+
+    def value(self, node: fx.Node, item: int | None = None) -> Value:
+        """Return what the analysis knows of a node's value, or of one item of it."""
+        ...
+
+    def groups(self, parameter: str) -> int | None:
+        """Return the number of groups left in a grouped weight; `None` if all are."""
+        ...
+
+
+@dataclass(slots=True)
+class Call:
+    """One call while its literals are rewritten; mutable, it lives for one `resize`.
+
+    Attributes:
+        name: Canonical name of the op; of a module its class in lower case.
+        node: The call in the graph before, with its shapes.
+        args: The arguments in the new graph.
+        kwargs: The keyword arguments in the new graph.
+        kept: What is left of every value.
+        graph: The new graph, for nodes that compute sizes.
+        target: What the new graph calls.
+    """
+
+    name: str
+    node: fx.Node
+    args: list[Any]
+    kwargs: dict[str, Any]
+    kept: Kept
+    graph: fx.Graph
+    target: Any
+
+    def become(self, target: Callable[..., Any], *args: Any) -> None:
+        """Turn the call into another function."""
+        self.target, self.args, self.kwargs = target, list(args), {}
+
+    @property
+    def new_input(self) -> Any:
+        """The first argument in the new graph."""
+        return self.args[0] if self.args else self.kwargs["input"]
+
+    @property
+    def input(self) -> fx.Node:
+        """The first argument in the graph before."""
+        first = self.node.args[0] if self.node.args else self.node.kwargs["input"]
+        assert isinstance(first, fx.Node)
+        return first
+
+    def get(self, position: int, name: str, default: Any = None) -> Any:
+        """Return an argument given by position or by name."""
+        if len(self.args) > position:
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+    def set(self, position: int, name: str, value: Any) -> None:
+        """Replace an argument where it stands."""
+        if len(self.args) > position:
+            self.args[position] = value
+        else:
+            self.kwargs[name] = value
+
+    def groups_left(self, weight: Any) -> int | None:
+        """Return the groups left in a weight given as an argument; `None` if all are."""
+        if isinstance(weight, fx.Node):
+            value = self.kept.value(weight)
+            return self.kept.groups(value.parameter) if value.parameter else None
+        return None
+
+
+def compute(graph: fx.Graph, function: Callable[..., Any], *args: Any) -> fx.Node:
+    """Add a node that computes a size; its name cannot take one of the model's own."""
+    return graph.create_node("call_function", function, args, name="kept_size")
+
+
+def canonical(target: Any) -> str:
+    """Return the name under which rules know the target of a call.
+
+    Example:
+        >>> canonical(torch.ops.aten.add_.Tensor), canonical(operator.iadd), canonical("relu_")
+        ('add', 'add', 'relu')
+    """
+    if isinstance(target, torch._ops.OpOverload):
+        name = target._schema.name.partition("::")[2]
+        if name in ("batch_norm", "instance_norm"):  # aten orders these arguments differently
+            return f"aten.{name}"
+    else:
+        name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+    if name.startswith("i") and getattr(operator, name, None) is target:
+        name = name.removeprefix("i") if hasattr(operator, name.removeprefix("i")) else name
+    if not name.startswith("_"):
+        name = name.removesuffix("_")
+    return name
+
+
+@lru_cache(maxsize=4096)
+def is_pointwise(name: str) -> bool:
+    """Ask torch whether an op treats every position on its own."""
+    packet = getattr(torch.ops.aten, name, None)
+    if packet is None:
+        return False
+    return any(
+        torch.Tag.pointwise in getattr(packet, overload).tags for overload in packet.overloads()
+    )
+
+
+class RuleTable:
+    """An immutable table of rules; two rules for one op are an error.
+
+    Args:
+        rules: The rules; extend by value: `RuleTable((*default_rules(), my_rule))`.
+        pointwise: The rule of ops that torch itself tags as point-wise.
+
+    Raises:
+        DuplicateRuleError: Two rules claim one name or module type.
+    """
+
+    def __init__(self, rules: Iterable[Rule], pointwise: Rule | None = None) -> None:
+        self.rules = tuple(rules)
+        self.pointwise = pointwise
+        self.by_name: dict[str, Rule] = {}
+        self.by_type: dict[type[nn.Module], tuple[Rule, ModuleForm]] = {}
+        for rule in self.rules:
+            for name in rule.names:
+                self._claim(self.by_name, name, rule)
+            for form in rule.forms:
+                for kind in form.types:
+                    self._claim(self.by_type, kind, (rule, form))
+
+    def _claim(self, table: dict[Any, Any], key: Any, value: Any) -> None:
+        if key in table:
+            name = key if isinstance(key, str) else key.__name__
+            raise DuplicateRuleError(
+                f"two rules claim `{name}`", hint="remove one of them from the table"
+            )
+        table[key] = value
+
+    def for_function(self, target: Any) -> Rule | None:
+        """Find the rule of a called function or method."""
+        name = canonical(target)
+        found = self.by_name.get(name)
+        if found is None and self.pointwise is not None and is_pointwise(name):
+            return self.pointwise
+        return found
+
+    def for_module(self, module: nn.Module) -> tuple[Rule, ModuleForm] | None:
+        """Find the rule of a module by its class, then by its base classes."""
+        for kind in type(module).__mro__:
+            if kind in self.by_type:
+                return self.by_type[kind]
+        return None
+
+
+def values_in(*arguments: Any) -> list[Value]:
+    """Collect the tensors among nested arguments."""
+    return [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Value)]
