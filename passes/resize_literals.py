@@ -1,0 +1,163 @@
+"""Recompute literal sizes in a graph whose channels are about to shrink."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
+
+from slimgraph.kept import KeptChannels
+from slimgraph.ops import DEFAULT_TABLE
+from slimgraph.pass_manager import Pass, PassResult, clone
+from slimgraph.rules import Call, Rule, RuleTable, canonical, compute
+
+
+@dataclass(frozen=True)
+class ResizeLiterals(Pass):
+    """Write the sizes that will be left into views, splits, slices and groups.
+
+    Sizes that the model reads from a tensor stay as they were where they count channels, so
+    arithmetic on them (a scale by 1/sqrt(C)) keeps its meaning; batch and space stay symbolic::
+
+        %view = call_method[target=view](args = (%conv, -1, 512))
+        %split = call_function[target=torch.split](args = (%x, [3, 5], 1))
+
+    becomes, with half of the channels left::
+
+        %view = call_method[target=view](args = (%conv, -1, 256))
+        %split = call_function[target=torch.split](args = (%x, [1, 3], 1))
+
+    Attributes:
+        kept: Which channels are left.
+        table: The rules that know how to resize a call.
+    """
+
+    kept: KeptChannels
+    table: RuleTable = DEFAULT_TABLE
+    name: ClassVar[str] = "resize-literals"
+    keeps_outputs: ClassVar[bool] = False
+
+    def rewrite(self, graph_module: fx.GraphModule) -> PassResult:
+        """Rebuild the graph node by node."""
+        result = clone(graph_module)
+        rebuild = _Rebuild(self.kept, self.table, result)
+        twins = {node.name: node for node in self.kept.graph.traced.graph.nodes}
+        for node in graph_module.graph.nodes:
+            rebuild.emit(node, twins[node.name])
+        if not rebuild.modified:
+            return PassResult(graph_module, modified=False)
+        result.graph = rebuild.new
+        return PassResult(result, modified=True)
+
+
+class _Rebuild:
+    """The new graph while it grows; `known` maps old nodes to new ones or to plain sizes."""
+
+    def __init__(self, kept: KeptChannels, table: RuleTable, result: fx.GraphModule) -> None:
+        self.kept = kept
+        self.table = table
+        self.result = result
+        self.new = fx.Graph(tracer_cls=result.graph._tracer_cls)
+        self.known: dict[fx.Node, Any] = {}
+        self.modified = False
+
+    def emit(self, node: fx.Node, twin: fx.Node) -> None:
+        """Copy a node of the graph; `twin` is the same node where it was analysed."""
+        if not _holds_tensor(twin) and node.op in ("call_function", "call_method"):
+            found = self._size(node, twin)
+            if found is not None:
+                self.known[node] = found
+                return
+        args, kwargs = map_arg((node.args, node.kwargs), lambda source: self.known[source])
+        call = Call(
+            _name(node, self.result), twin, list(args), dict(kwargs), self.kept, self.new,
+            node.target,
+        )  # fmt: skip
+        self._resize(node, call)
+        op = node.op if call.target is node.target else "call_function"
+        made = self.new.create_node(
+            op, call.target, tuple(call.args), call.kwargs, node.name, node.type
+        )
+        made.meta = {key: value for key, value in node.meta.items() if key != "val"}
+        self.known[node] = made
+
+    def _resize(self, node: fx.Node, call: Call) -> None:
+        rule, options = self._rule(node)
+        if rule is None or rule.resize is None:
+            return
+        before = (call.target, list(call.args), dict(call.kwargs))
+        call.kwargs.update(options)
+        rule.resize(call)
+        for name in options:
+            value = call.kwargs.pop(name)
+            if value != options[name]:
+                setattr(self.result.get_submodule(str(node.target)), name, value)
+                self.modified = True
+        self.modified |= before != (call.target, call.args, call.kwargs)
+
+    def _rule(self, node: fx.Node) -> tuple[Rule | None, dict[str, Any]]:
+        if node.op in ("call_function", "call_method"):
+            return self.table.for_function(node.target), {}
+        if node.op == "call_module":
+            module = self.result.get_submodule(str(node.target))
+            found = self.table.for_module(module)
+            if found is not None and found[1].sizes is None and found[1].options:
+                return found[0], {name: getattr(module, name) for name in found[1].options}
+            if found is not None and "num_groups" in found[1].options:
+                return found[0], {"num_groups": module.num_groups}
+        return None, {}
+
+    def _size(self, node: fx.Node, twin: fx.Node) -> Any:
+        """Return what replaces a size: the old one where it counts channels that leave."""
+        args: tuple[Any, ...]
+        args, kwargs = map_arg((node.args, node.kwargs), lambda source: self.known[source])
+        if _reads_shape(twin):
+            return self._shape(node, twin, args)
+        nodes = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, fx.Node)]
+        if nodes and not isinstance(args[0], tuple):
+            return None
+        if node.target is not None and canonical(node.target) == "getitem" and nodes:
+            whole: Any = args[0]
+            return whole[args[1]]  # a tuple of which some entries stay symbolic
+        if nodes or node.op != "call_function" or not callable(node.target):
+            return None
+        self.modified = True
+        return node.target(*args, **kwargs)
+
+    def _shape(self, node: fx.Node, twin: fx.Node, args: tuple[Any, ...]) -> Any:
+        source = twin.args[0]
+        assert isinstance(source, fx.Node)
+        old = tuple(source.meta["val"].shape)
+        new = self.kept.shape(source)
+        if old == new:
+            return None
+        self.modified = True
+        given = [arg for arg in twin.args[1:] if isinstance(arg, int)]
+        if given:  # x.size(1)
+            dim = given[0] % len(old)
+            return old[dim] if old[dim] != new[dim] else None
+        return tuple(
+            before if before != after else compute(self.new, torch.Tensor.size, args[0], i)
+            for i, (before, after) in enumerate(zip(old, new, strict=True))
+        )
+
+
+def _holds_tensor(node: fx.Node) -> bool:
+    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(node.meta["val"]))
+
+
+def _reads_shape(node: fx.Node) -> bool:
+    name = canonical(node.target)
+    if not node.args or not isinstance(node.args[0], fx.Node):
+        return False
+    if node.target is getattr:
+        return node.args[1:] == ("shape",)
+    return name in ("size", "sym_size")
+
+
+def _name(node: fx.Node, root: fx.GraphModule) -> str:
+    if node.op == "call_module":
+        return type(root.get_submodule(str(node.target))).__name__.lower()
+    return canonical(node.target)

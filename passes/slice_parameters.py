@@ -1,0 +1,39 @@
+"""Make every parameter and buffer as small as the plan says."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from slimgraph.pass_manager import Pass, PassResult, clone
+from slimgraph.plan import Plan, like, names_of, put, slice_tensor, stored_tensors
+
+
+@dataclass(frozen=True)
+class SliceParameters(Pass):
+    """Slice tensors, and set the size attributes of the modules that hold them.
+
+    The graph stays as it is; `conv1.weight` of shape `(64, 3, 7, 7)` becomes `(40, 3, 7, 7)` and
+    `conv1.out_channels` becomes 40. Tensors that keep their size are copied, so the result
+    shares nothing with its source.
+
+    Attributes:
+        plan: What to keep.
+    """
+
+    plan: Plan
+    name: ClassVar[str] = "slice-parameters"
+    keeps_outputs: ClassVar[bool] = False
+
+    def rewrite(self, graph_module: fx.GraphModule) -> PassResult:
+        """Replace every tensor by its kept part, one after the other."""
+        result = clone(graph_module)
+        stored = stored_tensors(result)
+        for names in names_of(result).values():
+            planned = next((name for name in names if name in self.plan.kept), names[0])
+            old = stored[planned]
+            new = like(old, slice_tensor(old, self.plan.kept.get(planned, ())))
+            for name in names:
+                put(result, name, new)
+        self.plan.resize_modules(result)
+        return PassResult(result, modified=True)

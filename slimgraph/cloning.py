@@ -1,0 +1,123 @@
+"""Copies of graph modules that share weights, and fingerprints that tell whether one changed."""
+
+import copy
+import itertools
+import zlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule
+from torch.utils._pytree import tree_map
+
+
+def clone(graph_module: GraphModule) -> GraphModule:
+    """Copy a graph module but share its tensors.
+
+    Node names and meta, module names, training flags, `graph_module.meta` and further attributes
+    (such as a plan) stay; hooks do not. Setting an attribute on the copy or on any of its modules
+    leaves the original alone.
+    """
+    copied = GraphModule(nn.Module(), Graph(), type(graph_module).__name__)
+    fresh = vars(copied)
+    for name, value in vars(graph_module).items():
+        # A bound method (torch.export installs some) would act on the original.
+        if name not in fresh and getattr(value, "__self__", None) is not graph_module:
+            fresh[name] = value
+    _copy_stores(graph_module, copied, {id(graph_module): copied})
+    copied.training = graph_module.training
+    copied.meta = dict(graph_module.meta)
+    copied.graph = copy.deepcopy(graph_module.graph)
+    return copied
+
+
+# What a module without any hook holds; copies start from it.
+_NO_HOOKS = {name: value for name, value in vars(nn.Module()).items() if name.endswith("_hooks")}
+
+
+def _copy_module(module: nn.Module, memo: dict[int, nn.Module]) -> nn.Module:
+    """Copy a module object and those below it; `memo` keeps shared modules shared."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return module  # its state lies outside Python
+    if id(module) not in memo:
+        copied: nn.Module = object.__new__(type(module))
+        vars(copied).update(vars(module))
+        vars(copied).update({name: type(value)() for name, value in _NO_HOOKS.items()})
+        memo[id(module)] = copied
+        _copy_stores(module, copied, memo)
+    return memo[id(module)]
+
+
+def _copy_stores(module: nn.Module, copied: nn.Module, memo: dict[int, nn.Module]) -> None:
+    held = vars(module)
+    for store in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
+        vars(copied)[store] = held[store].copy()
+    vars(copied)["_modules"] = {
+        name: None if child is None else _copy_module(child, memo)
+        for name, child in held["_modules"].items()
+    }
+
+
+def isolated(graph_module: GraphModule) -> GraphModule:
+    """Clone with buffers of its own, so that running it leaves the original's state alone."""
+    copied = clone(graph_module)
+    twins: dict[int, Tensor] = {}
+    for module in copied.modules():
+        held = vars(module)["_buffers"]
+        for name, buffer in held.items():
+            if buffer is not None:
+                held[name] = twins.setdefault(id(buffer), buffer.clone())
+    return copied
+
+
+def run_isolated(graph_module: GraphModule, inputs: tuple[Any, ...]) -> Any:
+    """Run a module without gradients; module, inputs and random state stay as they are."""
+    twin = isolated(graph_module)
+    own = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return twin(*own)
+
+
+def fingerprint(graph_module: GraphModule) -> dict[str, Any]:
+    """Describe all a pass may change: the graph's text, the modules' settings and every tensor.
+
+    Returns:
+        Values that compare equal as long as nothing changed, by the name of what they describe.
+    """
+    parts: dict[str, Any] = {"the graph": str(graph_module.graph)}
+    for name, module in graph_module.named_modules(remove_duplicate=False):
+        parts[f"module `{name}`"] = (type(module).__name__, _settings(module))
+    parameters = graph_module.named_parameters(remove_duplicate=False)
+    buffers = graph_module.named_buffers(remove_duplicate=False)
+    for name, tensor in itertools.chain(parameters, buffers):
+        parts[f"`{name}`"] = _tensor_print(tensor)
+    return parts
+
+
+def first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """Name the first thing in which two fingerprints differ, or return `None`."""
+    names = dict.fromkeys([*one, *other])
+    return next((n for n in names if n not in one or n not in other or one[n] != other[n]), None)
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Return what a module was configured with, such as `groups` or `training`."""
+    plain = (bool, int, float, str, type(None))
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, plain)
+        or (isinstance(value, tuple) and all(isinstance(item, plain) for item in value))
+        if not name.startswith("_")
+    }
+
+
+def _tensor_print(tensor: Tensor) -> tuple[Any, ...]:
+    """Identify a tensor and its content: writes through `.data` leave the version as it is."""
+    version = None if tensor.is_inference() else tensor._version  # noqa: SLF001 - no public way
+    content = 0
+    if tensor.device.type != "meta":
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        content = zlib.crc32(flat.numpy().data)
+    return (id(tensor), version, tuple(tensor.shape), content)

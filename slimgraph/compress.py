@@ -1,0 +1,227 @@
+"""Compress: a traced model and a mask in, a smaller model that computes the same out."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_arg
+
+from slimgraph.analysis import analyze
+from slimgraph.errors import PostconditionError
+from slimgraph.graph import DependencyGraph
+from slimgraph.kept import KeptChannels
+from slimgraph.labels import Value, compact
+from slimgraph.mask import keep_channels
+from slimgraph.pass_manager import Pipeline, clone
+from slimgraph.passes.resize_literals import ResizeLiterals
+from slimgraph.passes.slice_parameters import SliceParameters
+from slimgraph.plan import Plan, stored_tensors
+from slimgraph.shapes import place, propagate
+from slimgraph.tracing import ExampleInputs, ensure_traced
+
+Observer = Callable[[str, fx.GraphModule, fx.GraphModule], None]
+
+
+def compress(
+    traced: fx.GraphModule,
+    mask: Mapping[str, Any],
+    *,
+    example_inputs: ExampleInputs | None = None,
+    observer: Observer | None = None,
+) -> fx.GraphModule:
+    """Make the smaller model that computes what the masked one computes.
+
+    Args:
+        traced: From `slimgraph.trace`, or from `torch.fx.symbolic_trace` with `example_inputs`.
+            It is not changed.
+        mask: `slimgraph.Mask`, or a dict from group or module name to a bool tensor over its
+            channels, True = keep.
+        example_inputs: For a graph module that has no shapes yet.
+        observer: Called after each pass with its name and the graph before and after.
+
+    Returns:
+        A new GraphModule that shares no tensor with `traced`, with its `.plan`. Names and
+        state-dict keys stay, and the batch size stays free.
+
+    Raises:
+        MaskError: No smaller model does what this mask asks; the message says why.
+        TraceError: There are no shapes.
+    """
+    traced = ensure_traced(traced, example_inputs)
+    graph = analyze(traced)
+    return shrink(graph, KeptChannels(graph, keep_channels(graph, mask)), observer)
+
+
+def shrink(
+    graph: DependencyGraph, kept: KeptChannels, observer: Observer | None = None
+) -> fx.GraphModule:
+    """Run the passes for a decision that is already checked."""
+    plan = make_plan(graph, kept)
+    pipeline = Pipeline((ResizeLiterals(kept), SliceParameters(plan)), observer=observer)
+    slim = pipeline.run(graph.traced)
+    inputs = [node for node in graph.traced.graph.nodes if node.op == "placeholder"]
+    propagate(slim, *(node.meta["val"] for node in inputs))
+    _check_shapes(slim, kept)
+    earlier = getattr(graph.traced, "plan", None)
+    vars(slim)["plan"] = plan if earlier is None else earlier.then(plan)
+    return slim
+
+
+def _check_shapes(slim: fx.GraphModule, kept: KeptChannels) -> None:
+    """Compare every value's shape with what the labels say is left."""
+    before = {node.name: node for node in kept.graph.traced.graph.nodes}
+    for node in slim.graph.nodes:
+        twin = before.get(node.name)
+        if twin is None or not isinstance(kept.graph.values[twin], Value):
+            continue
+        expected, found = kept.shape(twin), tuple(node.meta["val"].shape)
+        if found != expected:
+            raise PostconditionError(
+                f"the compressed model computes shape {found} where {expected} is left",
+                place(node),
+                "please report this model; freeze the channels of this node until then",
+            )
+
+
+def make_plan(graph: DependencyGraph, kept: KeptChannels) -> Plan:
+    """Write down what is kept of every parameter and buffer."""
+    stored = stored_tensors(graph.traced)
+    found = dict(kept.parameters())
+    padded = {
+        name: (*entries, *[None] * (stored[name].ndim - len(entries)))
+        for name, entries in found.items()
+        if name in stored
+    }
+    groups = {name: left for name in padded if (left := kept.groups(name)) is not None}
+    inputs = tuple(
+        (node.name, tuple(node.meta["val"].shape), str(node.meta["val"].dtype).partition(".")[2])
+        for node in graph.traced.graph.nodes
+        if node.op == "placeholder" and isinstance(node.meta["val"], Tensor)
+    )
+    sizes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    return Plan(padded, sizes, groups, inputs)
+
+
+def masked(
+    traced: fx.GraphModule,
+    mask: Mapping[str, Any],
+    *,
+    example_inputs: ExampleInputs | None = None,
+) -> fx.GraphModule:
+    """Make the reference: all sizes as before, removed channels ignored by every consumer.
+
+    Each op that consumes channels (a convolution, a linear layer, a sum over channels) reads
+    zero in the place of a removed one; GroupNorm takes its statistics over the kept ones.
+
+    Args:
+        traced: As for `compress`.
+        mask: As for `compress`.
+        example_inputs: As for `compress`.
+
+    Returns:
+        A GraphModule that shares its tensors with `traced`.
+
+    Raises:
+        MaskError: As for `compress`.
+    """
+    traced = ensure_traced(traced, example_inputs)
+    graph = analyze(traced)
+    kept = KeptChannels(graph, keep_channels(graph, mask))
+    result = clone(traced)
+    twins = {node.name: node for node in result.graph.nodes}
+    for index, read in enumerate(graph.ledger.reads):
+        if kept.is_whole(read.value):
+            continue
+        name = f"removed_{index}"
+        result.register_buffer(name, _removed(kept, read.value), persistent=False)
+        node = twins[read.node.name]
+        assert read.value.node is not None, "a computed value has a node"
+        _ignore(
+            result,
+            node,
+            twins[read.value.node.name],
+            name,
+            is_norm=graph.kinds[read.node] == "norm",
+        )
+    result.recompile()
+    return result
+
+
+def _removed(kept: KeptChannels, value: Value) -> Tensor:
+    """Mark removed positions; dims without channels have size 1."""
+    removed = torch.zeros((), dtype=torch.bool)
+    for layer in value.layers:
+        removed = removed | ~kept.alive(compact(layer))
+    return removed
+
+
+def _ignore(
+    result: fx.GraphModule, node: fx.Node, source: fx.Node, name: str, *, is_norm: bool
+) -> None:
+    """Let a node read zeros instead of removed channels."""
+    graph = result.graph
+    with graph.inserting_before(node):
+        removed = graph.get_attr(name)
+        if is_norm:
+            function, arguments = _group_norm_call(result, node)
+            replaced = graph.call_function(function, (source, removed, *arguments))
+            node.replace_all_uses_with(replaced)
+            graph.erase_node(node)
+            return
+        zeroed = graph.call_function(torch.masked_fill, (source, removed, 0))
+    node.args = map_arg(node.args, lambda arg: zeroed if arg is source else arg)
+    node.kwargs = map_arg(node.kwargs, lambda arg: zeroed if arg is source else arg)
+
+
+def _group_norm_call(
+    result: fx.GraphModule, node: fx.Node
+) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
+    if node.op == "call_module":
+        module = result.get_submodule(str(node.target))
+        graph = result.graph
+        weight, bias = (
+            None if getattr(module, name) is None else graph.get_attr(f"{node.target}.{name}")
+            for name in ("weight", "bias")
+        )
+        return kept_group_norm, (module.num_groups, weight, bias, module.eps)
+    names = ("num_groups", "weight", "bias", "eps")
+    given = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
+    return kept_group_norm, tuple(given.get(name, _DEFAULTS.get(name)) for name in names)
+
+
+_DEFAULTS = {"eps": 1e-5}
+
+
+def kept_group_norm(
+    input: Tensor,  # noqa: A002 - the name torch has for it
+    removed: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """Group normalisation whose statistics skip removed channels.
+
+    Args:
+        input: Shape: (N, C, *).
+        removed: Bool tensor that broadcasts to the input; True = skip.
+        num_groups: Number of groups C is divided into.
+        weight: Scale per channel, or `None`. Shape: (C,).
+        bias: Shift per channel, or `None`. Shape: (C,).
+        eps: Added to the variance, in squared units of the input.
+
+    Source: Wu and He, Group Normalization, ECCV 2018, eq. 1, 2, 7.
+    """
+    batch, channels = input.shape[:2]
+    keep = (~removed).expand(input.shape).reshape(batch, num_groups, -1)
+    values = input.reshape(batch, num_groups, -1)
+    count = keep.sum(-1, keepdim=True).clamp(min=1)
+    mean = values.masked_fill(~keep, 0).sum(-1, keepdim=True) / count
+    centred = (values - mean).masked_fill(~keep, 0)
+    variance = centred.square().sum(-1, keepdim=True) / count
+    result = (centred / (variance + eps).sqrt()).reshape(input.shape)
+    shape = (1, channels, *([1] * (input.ndim - 2)))
+    if weight is not None:
+        result = result * weight.reshape(shape)
+    return result if bias is None else result + bias.reshape(shape)

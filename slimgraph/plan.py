@@ -1,0 +1,286 @@
+"""Plans: for every parameter and buffer, which positions of which dims are kept."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimgraph.errors import PlanError
+from slimgraph.labels import Shape
+from slimgraph.ops import DEFAULT_TABLE
+from slimgraph.shapes import attribute, shallow
+
+Kept = tuple[Tensor | None, ...]
+
+
+def slice_tensor(tensor: Tensor, kept: Kept) -> Tensor:
+    """Keep positions of a tensor; the result is a copy of what is left and nothing more.
+
+    Args:
+        tensor: Any tensor.
+        kept: Per dim a vector of positions, a matrix (groups, positions) on dim 1 of a grouped
+            weight, or `None` for all.
+
+    Returns:
+        The kept part, on the same device, in the same dtype and memory format.
+    """
+    result = tensor.detach()
+    for dim, positions in enumerate(kept):
+        if positions is None:
+            continue
+        index = positions.to(result.device)
+        result = result.index_select(dim, index) if index.ndim == 1 else _per_group(result, index)
+    return result.clone() if all(positions is None for positions in kept) else result
+
+
+def _per_group(weight: Tensor, positions: Tensor) -> Tensor:
+    groups, count = positions.shape
+    rows = weight.reshape(groups, -1, *weight.shape[1:])
+    index = positions.reshape(groups, 1, count, *([1] * (weight.ndim - 2)))
+    index = index.expand(groups, rows.shape[1], count, *weight.shape[2:])
+    return rows.gather(2, index).flatten(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What `compress` kept; data, so it can be saved, replayed and composed.
+
+    Attributes:
+        kept: Parameter or buffer name to one entry per dim: a LongTensor of kept positions,
+            a matrix (groups, kept) for dim 1 of a grouped weight, or `None` for all.
+        sizes: The shapes before.
+        groups: Groups that are left, by name of the grouped weight, where some vanished.
+        inputs: Shape and dtype of the example inputs, by name.
+    """
+
+    kept: Mapping[str, Kept]
+    sizes: Mapping[str, Shape]
+    groups: Mapping[str, int] = field(default_factory=dict)
+    inputs: tuple[tuple[str, Shape, str], ...] = ()
+
+    def __repr__(self) -> str:
+        """Say it in one line."""
+        before = sum(_numel(shape) for shape in self.sizes.values())
+        after = sum(_numel(self.new_shape(name)) for name in self.sizes)
+        return f"Plan({len(self.kept)} tensors shrink, {before} to {after} numbers)"
+
+    def new_shape(self, name: str) -> Shape:
+        """Return the shape of a parameter or buffer after the plan."""
+        kept = self.kept.get(name, (None,) * len(self.sizes[name]))
+        shape = [
+            size if k is None else k.shape[-1]
+            for size, k in zip(self.sizes[name], kept, strict=True)
+        ]
+        return tuple(shape)
+
+    def then(self, later: "Plan") -> "Plan":
+        """Compose with a plan made for the result of this one.
+
+        Raises:
+            PlanError: The later plan was made for other sizes.
+        """
+        for name in self.sizes:
+            if name in later.sizes and later.sizes[name] != self.new_shape(name):
+                raise PlanError(
+                    f"the later plan expects `{name}` of shape {later.sizes[name]}, "
+                    f"but this one leaves {self.new_shape(name)}"
+                )
+        kept = dict(self.kept)
+        for name, entries in later.kept.items():
+            earlier = self.kept.get(name, (None,) * len(entries))
+            kept[name] = _composed(earlier, entries, self.sizes.get(name, later.sizes[name]))
+        groups = {**self.groups, **later.groups}
+        return Plan(kept, self.sizes, groups, self.inputs or later.inputs)
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Shrink a fresh instance of the model's own class, in place or not at all.
+
+        Args:
+            model: An instance with the sizes the plan was made for, on any device.
+
+        Returns:
+            The same object; parameters are new tensors with their `requires_grad` as before.
+
+        Raises:
+            PlanError: A name is missing or has another shape, or the model's own code has
+                sizes written into it, so that its forward cannot run when smaller.
+        """
+        stored = stored_tensors(model)
+        for name in self.kept:
+            _check_shape(name, stored.get(name), self.sizes[name])
+        self._rehearse(model)
+        names = names_of(model)
+        for name in self.kept:
+            new = like(stored[name], slice_tensor(stored[name], self.kept[name]))
+            for alias in names[id(stored[name])]:
+                put(model, alias, new)
+        self.resize_modules(model)
+        return model
+
+    def _rehearse(self, model: nn.Module) -> None:
+        """Run the shrunken model once without data, on a copy of its objects."""
+        if not self.inputs:
+            return
+        twin = shallow(model, lambda tensor: tensor.to("meta")).eval()
+        for name in self.kept:
+            old = attribute(twin, name)
+            small = torch.empty(self.new_shape(name), dtype=old.dtype, device="meta")
+            put(twin, name, like(attribute(model, name), small))
+        self.resize_modules(twin)
+        inputs = {
+            name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+            for name, shape, dtype in self.inputs
+        }
+        try:
+            with torch.no_grad():
+                twin(*inputs.values())
+        except Exception as error:
+            raise PlanError(
+                f"the forward of `{type(model).__name__}` cannot run with smaller sizes: {error}",
+                hint="its code has sizes written into it; use the GraphModule that `compress` "
+                "returns, in which they are rewritten",
+            ) from error
+
+    def resize_modules(self, model: nn.Module) -> None:
+        """Set the size attributes of every torch.nn module whose parameters the plan slices."""
+        for owner in {name.rpartition(".")[0] for name in self.kept}:
+            module = model.get_submodule(owner)
+            found = DEFAULT_TABLE.for_module(module)
+            if found is not None and found[1].sizes is not None:
+                found[1].sizes(module, self.groups.get(f"{owner}.weight" if owner else "weight"))
+
+    def to_payload(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return the plan as JSON data and tensors."""
+        tensors = {
+            f"{name}[{dim}]": positions.contiguous()
+            for name, entries in self.kept.items()
+            for dim, positions in enumerate(entries)
+            if positions is not None
+        }
+        payload = {
+            "sizes": {name: list(shape) for name, shape in self.sizes.items()},
+            "groups": dict(self.groups),
+            "inputs": [[name, list(shape), dtype] for name, shape, dtype in self.inputs],
+        }
+        return payload, tensors
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Plan":
+        """Rebuild a plan from JSON data and tensors.
+
+        Raises:
+            PlanError: They do not describe a plan.
+        """
+        try:
+            sizes = {name: tuple(shape) for name, shape in payload["sizes"].items()}
+            inputs = tuple((n, tuple(shape), dtype) for n, shape, dtype in payload["inputs"])
+            kept: dict[str, list[Tensor | None]] = {}
+            for key, positions in tensors.items():
+                name, _, dim = key[:-1].rpartition("[")
+                kept.setdefault(name, [None] * len(sizes[name]))[int(dim)] = positions
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise PlanError(f"the data does not describe a plan: {error!r}") from error
+        for name, entries in kept.items():
+            _check_positions(name, entries, sizes[name])
+        done = {name: tuple(entries) for name, entries in kept.items()}
+        return cls(done, sizes, dict(payload["groups"]), inputs)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as safetensors."""
+        from slimgraph import container
+
+        container.write(path, "plan", *self.to_payload())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Plan":
+        """Read what `save` wrote.
+
+        Raises:
+            FileError: The file is not a plan.
+        """
+        from slimgraph import container
+
+        return cls.from_payload(*container.read(path, "plan"))
+
+
+def like(old: Tensor, tensor: Tensor) -> Tensor:
+    """Make a parameter of a tensor if it replaces one."""
+    if isinstance(old, nn.Parameter):
+        return nn.Parameter(tensor, requires_grad=old.requires_grad)
+    return tensor
+
+
+def put(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Replace a parameter or buffer by a new tensor."""
+    owner, _, attribute_name = name.rpartition(".")
+    module = model.get_submodule(owner)
+    if isinstance(tensor, nn.Parameter):
+        module._parameters[attribute_name] = tensor
+    else:
+        module._buffers[attribute_name] = tensor
+
+
+def names_of(model: nn.Module) -> dict[int, list[str]]:
+    """Map the identity of every parameter and buffer to all its names."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in stored_tensors(model).items():
+        names.setdefault(id(tensor), []).append(name)
+    return names
+
+
+def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Map every name of every parameter and buffer to its tensor."""
+    stored: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    stored.update(model.named_buffers(remove_duplicate=False))
+    return stored
+
+
+def _numel(shape: Shape) -> int:
+    return int(torch.Size(shape).numel())
+
+
+def _check_shape(name: str, tensor: Tensor | None, shape: Shape) -> None:
+    if tensor is None:
+        raise PlanError(
+            f"the model has no parameter or buffer `{name}`",
+            hint="apply the plan to a fresh instance of the class it was made for",
+        )
+    if tuple(tensor.shape) != tuple(shape):
+        raise PlanError(
+            f"`{name}` has shape {tuple(tensor.shape)}, the plan was made for {tuple(shape)}",
+            hint="apply the plan to a fresh, unpruned instance",
+        )
+
+
+def _check_positions(name: str, entries: list[Tensor | None], shape: Shape) -> None:
+    for positions, size in zip(entries, shape, strict=True):
+        if positions is None:
+            continue
+        bad = positions.dtype != torch.long or positions.ndim not in (1, 2) or not positions.numel()
+        if bad or int(positions.min()) < 0 or int(positions.max()) >= size:
+            raise PlanError(f"the kept positions of `{name}` do not fit its shape {shape}")
+
+
+def _composed(first: Kept, later: Kept, shape: Shape) -> Kept:
+    """Index what was kept by what is kept of it."""
+    result: list[Tensor | None] = []
+    for dim, (one, two) in enumerate(zip(first, later, strict=True)):
+        if one is not None and one.ndim > 1:
+            before = first[1 - dim]
+            full = shape[1 - dim] if before is None else len(before)
+            rows = one[_rows(later[1 - dim], full, one.shape[0])]
+            result.append(rows if two is None else rows.gather(1, two))
+        else:
+            result.append(one if two is None else two if one is None else one[two])
+    return tuple(result)
+
+
+def _rows(later: Tensor | None, full: int, groups: int) -> Tensor:
+    """Find which groups of a grouped weight a plan leaves, from its kept positions of dim 0."""
+    if later is None:
+        return torch.arange(groups)
+    rows: Tensor = (later // (full // groups)).unique()
+    return rows
