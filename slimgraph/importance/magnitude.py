@@ -1,0 +1,98 @@
+"""Scores from the weights alone."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from slimgraph.graph import DependencyGraph
+from slimgraph.labels import Axis
+from slimgraph.shapes import attribute
+
+_MAKES = ("out", "bare")
+
+
+def _accumulate(graph: DependencyGraph, roles: Iterable[str], order: int) -> tuple[Tensor, Tensor]:
+    """Sum the order-th power of the norms of every slice of every tied axis, and count slices.
+
+    Returns:
+        Two float64 vectors of shape (channels,).
+    """
+    total = torch.zeros(len(graph.frozen), dtype=torch.float64)
+    count = torch.zeros_like(total)
+    for axis in graph.ledger.axes.values():
+        if axis.role in roles:
+            norms = _norms(graph, axis, order).double().cpu()
+            channels = graph.component[axis.labels.flatten()]
+            total.index_add_(0, channels, norms**order)
+            count.index_add_(0, channels, torch.ones_like(norms))
+    return total, count
+
+
+def _norms(graph: DependencyGraph, axis: Axis, order: int) -> Tensor:
+    """Return the norm of the weights at each position of an axis."""
+    tensor = attribute(graph.traced, axis.parameter).detach()
+    kept = {axis.dim}
+    if axis.labels.ndim > 1:  # (groups, full / groups, share, ...)
+        tensor = tensor.reshape(len(axis.labels), -1, *tensor.shape[1:])
+        kept = {0, 2}
+    others = tuple(dim for dim in range(tensor.ndim) if dim not in kept)
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    if not others:
+        flat: Tensor = tensor.to(dtype).abs().flatten()
+        return flat
+    norms: Tensor = torch.linalg.vector_norm(tensor, order, dim=others, dtype=dtype)
+    return norms.flatten()
+
+
+def norm(graph: DependencyGraph, order: int) -> Tensor:
+    """Norm of all weights that make a channel, in every module tied to it.
+
+    Args:
+        graph: The groups.
+        order: 1 or 2 (dimensionless).
+
+    Returns:
+        Shape: (channels,), in units of the weights; infinite for channels no weight makes.
+
+    Source: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, section 3.1 (order 1);
+    summed over tied modules as in Fang et al., DepGraph, CVPR 2023, section 3.3.
+    """
+    total, count = _accumulate(graph, _MAKES, order)
+    return _where(count > 0, total ** (1 / order))
+
+
+def batch_norm_scale(graph: DependencyGraph) -> Tensor:
+    """Mean absolute scale of the normalisations a channel goes through.
+
+    Returns:
+        Shape: (channels,), dimensionless; infinite for channels without any scale.
+
+    Source: Liu et al., Learning Efficient Convolutional Networks through Network Slimming,
+    ICCV 2017, section 3.
+    """
+    total, count = _accumulate(graph, ("scale",), 1)
+    return _where(count > 0, total / count.clamp(min=1))
+
+
+def out_in_energy(graph: DependencyGraph) -> Tensor:
+    """Sum of squares of the weights that make a channel and of those that read it.
+
+    Returns:
+        Shape: (channels,), in squared units of the weights.
+
+    Source: Li et al., OICSR: Out-In-Channel Sparsity Regularization, CVPR 2019, section 3
+    (best reading: the paper's normalisation is not public).
+    """
+    total, count = _accumulate(graph, (*_MAKES, "in"), 2)
+    return _where(count > 0, total)
+
+
+def uniform(graph: DependencyGraph, seed: int) -> Tensor:
+    """Random scores in (0, 1]. Shape: (channels,)."""
+    generator = torch.Generator().manual_seed(seed)
+    return 1 - torch.rand(len(graph.frozen), generator=generator, dtype=torch.float64)
+
+
+def _where(known: Tensor, scores: Tensor) -> Tensor:
+    return torch.where(known, scores, torch.full_like(scores, torch.inf))

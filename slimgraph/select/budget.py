@@ -1,0 +1,226 @@
+"""Greedy choice over all groups at once under a budget of channels, parameters or MACs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from slimgraph.cost import CostModel, Unit
+from slimgraph.errors import BudgetError, UnknownGroupError
+from slimgraph.graph import DependencyGraph
+from slimgraph.labels import compact
+from slimgraph.select.blocks import Legality
+
+Order = Literal["per_cost", "score"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much may remain, in one unit.
+
+    Attributes:
+        unit: `channels` of prunable groups, `params`, or `macs`.
+        amount: A fraction in (0, 1] of what there is, or an absolute count as an int.
+    """
+
+    unit: Unit
+    amount: float
+
+    @classmethod
+    def of(
+        cls,
+        channels: float | None = None,
+        params: float | None = None,
+        macs: float | None = None,
+    ) -> "Budget":
+        """Make a budget from exactly one keyword argument.
+
+        Raises:
+            BudgetError: None or several are given, or the amount is out of range.
+        """
+        units: dict[Unit, float | None] = {"channels": channels, "params": params, "macs": macs}
+        given = [(unit, amount) for unit, amount in units.items() if amount is not None]
+        if len(given) != 1:
+            raise BudgetError(
+                f"{len(given)} budgets are given",
+                hint="give exactly one of `channels=`, `params=`, `macs=`",
+            )
+        return cls(*given[0])
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        whole = isinstance(self.amount, int) and not isinstance(self.amount, bool)
+        if not (self.amount >= 1 if whole else 0 < self.amount <= 1):
+            raise BudgetError(
+                f"the budget `{self.unit}={self.amount}` is out of range",
+                hint="a fraction in (0, 1] says what remains; an integer is an absolute count",
+            )
+
+    def limit(self, total: int) -> int:
+        """Return the absolute count that may remain."""
+        if isinstance(self.amount, int):
+            return self.amount
+        return int(self.amount * total + 1e-9)
+
+
+def select(  # noqa: PLR0913 - each option is one keyword of the command line
+    graph: DependencyGraph,
+    scores: Tensor,
+    budget: Budget,
+    *,
+    order: Order = "per_cost",
+    round_to: int = 1,
+    max_removed: float = 1.0,
+    keep: Sequence[str] = (),
+    rounds: int = 24,
+) -> Tensor:
+    """Choose which channels stay: the lowest scores leave first, until the budget is met.
+
+    The cost of what remains is at most the budget, and with the last set of channels still in
+    it would exceed it. No group is emptied.
+
+    Args:
+        graph: The groups.
+        scores: Higher = keep; infinite = always. Shape: (channels,).
+        budget: What may remain.
+        order: `per_cost` ranks by the share of its group's remaining score that a channel holds,
+            per saved cost, revalued `rounds` times as the model shrinks, so no group is bled
+            dry; `score` ranks by the score alone.
+        round_to: Each group keeps a multiple of this many channels, or all.
+        max_removed: At most this share of any group's channels leaves.
+        keep: Groups or modules that stay whole; `*` matches any part of a name.
+        rounds: How often `per_cost` ranks anew.
+
+    Returns:
+        Bool tensor, True = keep. Shape: (channels,).
+
+    Raises:
+        BudgetError: The budget cannot be met; says what can.
+        UnknownGroupError: `keep` names nothing.
+    """
+    if round_to < 1 or not 0 <= max_removed <= 1:
+        raise BudgetError("`round_to` must be at least 1 and `max_removed` lie in [0, 1]")
+    greedy = _Greedy(graph, scores, budget, round_to)
+    greedy.protect(max_removed, keep)
+    start = greedy.cost(torch.ones(len(scores), dtype=torch.bool))
+    limit = budget.limit(start)
+    steps = rounds if order == "per_cost" else 1
+    for step in range(1, steps + 1):
+        greedy.shrink_to(max(limit, start - (start - limit) * step // steps), order)
+    return greedy.keep
+
+
+class _Greedy:
+    """The state of one greedy choice."""
+
+    def __init__(
+        self, graph: DependencyGraph, scores: Tensor, budget: Budget, round_to: int
+    ) -> None:
+        self.graph = graph
+        self.model = CostModel(graph)
+        self.unit = budget.unit
+        self.legality = Legality(graph, scores, round_to)
+        self.atoms = self.legality.atoms
+        self.scores = scores
+        self.removed = torch.zeros(len(scores), dtype=torch.bool)
+        self.locked = graph.frozen | ~self.model.prunable | scores.isinf()
+        self.readers = _readers(graph)
+        self.keep = self.legality.repair(~self.removed)
+
+    def cost(self, keep: Tensor) -> int:
+        """Return the cost of what is left, in the budget's unit."""
+        found: int = getattr(self.model.totals(keep), self.unit)
+        return found
+
+    def protect(self, max_removed: float, keep: Sequence[str]) -> None:
+        """Lock what must stay: named groups, and the best channels of every group."""
+        for pattern in keep:
+            names = [n for n in self.graph.names() if _matches(n, pattern)]
+            if not names:
+                raise UnknownGroupError(
+                    f"`keep` names `{pattern}`, which makes no channels",
+                    hint="see `graph.groups` or `slimgraph-report MODEL` for the names",
+                )
+            for name in names:
+                self.locked[self.graph.components(name)] = True
+        for group in self.graph.groups:
+            least = max(1, group.size - int(group.size * max_removed))
+            best = self.scores[group.components].argsort(dim=0, descending=True, stable=True)[
+                :least
+            ]
+            self.locked[group.components[best]] = True
+        spread = torch.zeros_like(self.locked)
+        spread[self.atoms[self.locked]] = True
+        self.locked = spread[self.atoms]  # a set with one locked channel is locked
+
+    def shrink_to(self, limit: int, order: Order) -> None:
+        """Remove the fewest further sets, in rank order, that meet a limit."""
+        ranked = self._ranking(order)
+        low, high = 0, len(ranked)
+        if self.cost(self.keep) <= limit:
+            return
+        if self.cost(self._without(ranked, high)) > limit:
+            least = self.cost(self._without(ranked, high))
+            raise BudgetError(
+                f"at most {limit} {self.unit} may remain, but {least} have to",
+                hint="allow more, or relax `keep`, `max_removed` or `round_to`",
+            )
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.cost(self._without(ranked, middle)) <= limit:
+                high = middle
+            else:
+                low = middle
+        self.keep = self._without(ranked, high)
+        gone = torch.zeros_like(self.removed)
+        gone[ranked[:high]] = True
+        self.removed |= gone[self.atoms]
+
+    def _ranking(self, order: Order) -> Tensor:
+        """Rank the sets that may still leave, by their lowest worth first."""
+        free = ~self.locked & ~self.removed
+        count = len(self.scores)
+        scores = self._shares() if order == "per_cost" else self.scores
+        known = torch.where(free, scores, torch.zeros_like(scores))
+        worth = torch.bincount(self.atoms, known, minlength=count)
+        if order == "per_cost":
+            saved = torch.bincount(
+                self.atoms, self.model.savings(self.keep, self.unit), minlength=count
+            )
+            worth = worth / saved.clamp(min=1e-12)
+        else:
+            worth = worth / torch.bincount(self.atoms, minlength=count).clamp(min=1)
+        candidates: Tensor = self.atoms[free].unique()
+        return candidates[worth[candidates].argsort(dim=0, stable=True)]
+
+    def _shares(self) -> Tensor:
+        """Return each score as a share of what its group still has, once per reader.
+
+        A channel of a residual stream is missed by every layer that reads the stream.
+        """
+        known = torch.where(self.keep & self.scores.isfinite(), self.scores, 0.0)
+        index = self.graph.group_index.clamp(min=0)
+        left = torch.bincount(index, known)
+        shares: Tensor = self.scores / left[index].clamp(min=1e-300) * self.readers
+        return shares
+
+    def _without(self, ranked: Tensor, count: int) -> Tensor:
+        gone = torch.zeros_like(self.removed)
+        gone[ranked[:count]] = True
+        return self.legality.repair(~(self.removed | gone[self.atoms]))
+
+
+def _readers(graph: DependencyGraph) -> Tensor:
+    """Count the ops that read each channel, at least one. Shape: (channels,)."""
+    count = torch.zeros(len(graph.frozen), dtype=torch.float64)
+    for read in graph.ledger.reads:
+        for layer in read.value.layers:
+            count[graph.component[compact(layer).flatten()].unique()] += 1
+    return count.clamp(min=1)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")

@@ -1,0 +1,125 @@
+"""The one-call form: a model and a budget in, a smaller model out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from slimgraph.analysis import analyze
+from slimgraph.compress import Observer, shrink
+from slimgraph.dead import dead_channels
+from slimgraph.errors import BudgetError
+from slimgraph.graph import DependencyGraph
+from slimgraph.importance import check_finite, score
+from slimgraph.kept import KeptChannels
+from slimgraph.mask import Mask, keep_channels
+from slimgraph.plan import Plan
+from slimgraph.select import Budget, select
+from slimgraph.select.budget import Order
+from slimgraph.tracing import ExampleInputs, ensure_traced, trace
+
+
+@dataclass(frozen=True, eq=False)
+class SlimResult:
+    """What `slim` returns.
+
+    Attributes:
+        model: The smaller GraphModule.
+        mask: What was kept, by group.
+        plan: The same for every parameter and buffer.
+        graph: The groups of the model before.
+        report: The report as a dict; see docs/report.schema.json.
+    """
+
+    model: fx.GraphModule
+    mask: Mask
+    plan: Plan
+    graph: DependencyGraph
+    report: dict[str, Any]
+
+    def __repr__(self) -> str:
+        """Say it in one line."""
+        before, after = self.report["totals"]["before"], self.report["totals"]["after"]
+        shares = ", ".join(f"{unit} {after[unit] / max(before[unit], 1):.3f}" for unit in before)
+        return f"SlimResult({self.report['model']['name']}: {shares} of before)"
+
+
+def slim(  # noqa: PLR0913 - each option is one keyword of the command line
+    model: nn.Module,
+    example_inputs: ExampleInputs | None = None,
+    *,
+    channels: float | None = None,
+    params: float | None = None,
+    macs: float | None = None,
+    criterion: str = "l2",
+    normalize: str = "mean",
+    order: Order = "per_cost",
+    round_to: int = 1,
+    max_removed: float = 1.0,
+    keep: Sequence[str] = (),
+    seed: int = 0,
+    mask: Mapping[str, Any] | None = None,
+    observer: Observer | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> SlimResult:
+    """Trace, score, choose and compress in one call.
+
+    Args:
+        model: Any module, or a traced one; it is not changed.
+        example_inputs: As for `trace`; a traced model needs none.
+        channels: Budget: the share, or the int number, of prunable channels that remains.
+        params: Budget in parameters.
+        macs: Budget in multiply-accumulates. Without any budget only dead channels leave,
+            which changes no output.
+        criterion: `l1`, `l2`, `bn_scale`, `oicsr` or `random`.
+        normalize: See `slimgraph.score`.
+        order: See `slimgraph.select`.
+        round_to: Groups keep a multiple of this many channels, or all.
+        max_removed: At most this share of a group's channels leaves.
+        keep: Groups or modules that stay whole.
+        seed: For `random`.
+        mask: A decision already made, instead of a budget; see `slimgraph.Mask`.
+        observer: Called after each pass with its name and the graph before and after.
+        progress: Called with the name of every step when it starts.
+
+    Raises:
+        SlimgraphError: See `trace`, `score`, `select` and `compress`.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> slim(net, torch.randn(1, 3, 9, 9), channels=0.5).model.get_submodule("0").out_channels
+        4
+    """
+    say = progress or (lambda _: None)
+    say("trace")
+    traced = ensure_traced(model) if example_inputs is None else trace(model, example_inputs)
+    say("group channels")
+    graph = analyze(traced)
+    budgets = {"channels": channels, "params": params, "macs": macs}
+    given = {unit: amount for unit, amount in budgets.items() if amount is not None}
+    settings: dict[str, Any] = {"budget": given, "criterion": "none", "keep": list(keep)}
+    scores = None
+    say("choose channels")
+    if mask is not None:
+        if given or keep:
+            raise BudgetError("a mask leaves no choice", hint="give a mask or a budget, not both")
+        chosen = keep_channels(graph, mask)
+        settings["criterion"] = "the given mask"
+    elif given:
+        budget = Budget.of(**given)
+        scores = score(graph, criterion, normalize=normalize, seed=seed)
+        options: dict[str, Any] = {
+            "order": order, "round_to": round_to, "max_removed": max_removed, "keep": keep
+        }  # fmt: skip
+        chosen = select(graph, scores, budget, **options)
+        settings |= {**options, "criterion": criterion, "normalize": normalize, "seed": seed}
+        settings["keep"] = list(keep)
+    else:
+        check_finite(graph)
+        chosen = ~dead_channels(graph)
+        settings["criterion"] = "dead channels only"
+    say("compress")
+    model = shrink(graph, KeptChannels(graph, chosen), observer)
+    report = graph.to_dict(keep=chosen, scores=scores, settings=settings)
+    return SlimResult(model, Mask.of_channels(graph, chosen), vars(model)["plan"], graph, report)
