@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from slimgraph.cloning import has_hooks
 from slimgraph.pass_manager import Invariant, Pass, PassResult, clone
 from slimgraph.plan import stored_tensors
 
@@ -51,7 +52,9 @@ def _module_has_effect(module: nn.Module) -> bool:
     if not type(module).__module__.startswith("torch."):
         return True
     return any(
-        getattr(part, "inplace", False) or (part.training and isinstance(part, _STATEFUL))
+        getattr(part, "inplace", False)
+        or has_hooks(part)
+        or (part.training and isinstance(part, _STATEFUL))
         for part in module.modules()
     )
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from slimgraph.cloning import has_hooks
 from slimgraph.pass_manager import Invariant, Pass, PassResult, clone
 from slimgraph.rules import canonical
 
@@ -52,6 +53,8 @@ def _is_identity(node: Node, root: GraphModule) -> bool:
 
 
 def _is_identity_module(module: nn.Module, source: Node) -> bool:
+    if has_hooks(module):
+        return False
     if type(module) in _DROPOUTS:
         return not module.training or getattr(module, "p", None) == 0
     if isinstance(module, nn.Flatten):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from slimgraph.cloning import has_hooks
 from slimgraph.pass_manager import Invariant, Pass, PassResult, clone
 from slimgraph.plan import like, put, stored_tensors
 from slimgraph.rules import canonical
@@ -142,6 +143,8 @@ class _Matcher:
         # Reparametrised modules keep their weight as a plain attribute.
         if kind is None or weight not in self.stored or "bias" in vars(module):
             return None
+        if has_hooks(module):
+            return None
         groups = getattr(module, "groups", 1)
         return _Contraction(kind, weight, bias if bias in self.stored else None, groups)
 
@@ -246,7 +249,7 @@ def _folded(
 
 
 def _norm_of_module(module: Any) -> _Norm | None:
-    if type(module) not in _NORMS or module.training:
+    if type(module) not in _NORMS or module.training or has_hooks(module):
         return None
     mean, var = module.running_mean, module.running_var
     if mean is None or var is None:

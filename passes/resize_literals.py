@@ -12,6 +12,7 @@ from slimgraph.kept import KeptChannels
 from slimgraph.ops import DEFAULT_TABLE
 from slimgraph.pass_manager import Pass, PassResult, clone
 from slimgraph.rules import Call, Rule, RuleTable, canonical, compute
+from slimgraph.shapes import modules_of
 
 
 @dataclass(frozen=True)
@@ -41,25 +42,28 @@ class ResizeLiterals(Pass):
 
     def rewrite(self, graph_module: fx.GraphModule) -> PassResult:
         """Rebuild the graph node by node."""
-        result = clone(graph_module)
-        rebuild = _Rebuild(self.kept, self.table, result)
+        rebuild = _Rebuild(self.kept, self.table, graph_module)
         twins = {node.name: node for node in self.kept.graph.traced.graph.nodes}
         for node in graph_module.graph.nodes:
             rebuild.emit(node, twins[node.name])
         if not rebuild.modified:
             return PassResult(graph_module, modified=False)
-        result.graph = rebuild.new
+        result = clone(graph_module, rebuild.new)
+        for target, name, value in rebuild.options:
+            setattr(result.get_submodule(target), name, value)
         return PassResult(result, modified=True)
 
 
 class _Rebuild:
     """The new graph while it grows; `known` maps old nodes to new ones or to plain sizes."""
 
-    def __init__(self, kept: KeptChannels, table: RuleTable, result: fx.GraphModule) -> None:
+    def __init__(self, kept: KeptChannels, table: RuleTable, root: fx.GraphModule) -> None:
         self.kept = kept
         self.table = table
-        self.result = result
-        self.new = fx.Graph(tracer_cls=result.graph._tracer_cls)
+        self.root = root
+        self.new = fx.Graph(tracer_cls=root.graph._tracer_cls)
+        self.modules = modules_of(root)
+        self.options: list[tuple[str, str, Any]] = []  # of modules: target, name, new value
         self.known: dict[fx.Node, Any] = {}
         self.modified = False
 
@@ -72,7 +76,7 @@ class _Rebuild:
                 return
         args, kwargs = map_arg((node.args, node.kwargs), lambda source: self.known[source])
         call = Call(
-            _name(node, self.result), twin, list(args), dict(kwargs), self.kept, self.new,
+            self._name(node), twin, list(args), dict(kwargs), self.kept, self.new,
             node.target,
         )  # fmt: skip
         self._resize(node, call)
@@ -82,6 +86,11 @@ class _Rebuild:
         )
         made.meta = {key: value for key, value in node.meta.items() if key != "val"}
         self.known[node] = made
+
+    def _name(self, node: fx.Node) -> str:
+        if node.op == "call_module":
+            return type(self.modules[str(node.target)]).__name__.lower()
+        return canonical(node.target)
 
     def _resize(self, node: fx.Node, call: Call) -> None:
         rule, options = self._rule(node)
@@ -93,7 +102,7 @@ class _Rebuild:
         for name in options:
             value = call.kwargs.pop(name)
             if value != options[name]:
-                setattr(self.result.get_submodule(str(node.target)), name, value)
+                self.options.append((str(node.target), name, value))
                 self.modified = True
         self.modified |= before != (call.target, call.args, call.kwargs)
 
@@ -101,12 +110,10 @@ class _Rebuild:
         if node.op in ("call_function", "call_method"):
             return self.table.for_function(node.target), {}
         if node.op == "call_module":
-            module = self.result.get_submodule(str(node.target))
+            module = self.modules[str(node.target)]
             found = self.table.for_module(module)
-            if found is not None and found[1].sizes is None and found[1].options:
+            if found is not None:
                 return found[0], {name: getattr(module, name) for name in found[1].options}
-            if found is not None and "num_groups" in found[1].options:
-                return found[0], {"num_groups": module.num_groups}
         return None, {}
 
     def _size(self, node: fx.Node, twin: fx.Node) -> Any:
@@ -155,9 +162,3 @@ def _reads_shape(node: fx.Node) -> bool:
     if node.target is getattr:
         return node.args[1:] == ("shape",)
     return name in ("size", "sym_size")
-
-
-def _name(node: fx.Node, root: fx.GraphModule) -> str:
-    if node.op == "call_module":
-        return type(root.get_submodule(str(node.target))).__name__.lower()
-    return canonical(node.target)

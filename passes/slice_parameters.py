@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import fx
+from torch import Tensor, fx
 
 from slimgraph.pass_manager import Pass, PassResult, clone
-from slimgraph.plan import Plan, like, names_of, put, slice_tensor, stored_tensors
+from slimgraph.plan import Plan, like, names_of, put_all, slice_tensor, stored_tensors
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,12 @@ class SliceParameters(Pass):
         """Replace every tensor by its kept part, one after the other."""
         result = clone(graph_module)
         stored = stored_tensors(result)
+        sliced: dict[str, Tensor] = {}
         for names in names_of(result).values():
             planned = next((name for name in names if name in self.plan.kept), names[0])
             old = stored[planned]
             new = like(old, slice_tensor(old, self.plan.kept.get(planned, ())))
-            for name in names:
-                put(result, name, new)
+            sliced.update(dict.fromkeys(names, new))
+        put_all(result, sliced)
         self.plan.resize_modules(result)
         return PassResult(result, modified=True)

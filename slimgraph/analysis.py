@@ -1,6 +1,7 @@
 """The label walk: one pass over the traced graph, in order, that runs it on labels."""
 
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -12,7 +13,7 @@ from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Ledger, Value
 from slimgraph.ops import DEFAULT_TABLE
 from slimgraph.rules import ModuleForm, Rule, RuleTable, Site, canonical, values_in
-from slimgraph.shapes import attribute, place
+from slimgraph.shapes import attribute, modules_of, place
 from slimgraph.tracing import ensure_traced
 
 # Reading these of a tensor says nothing about how many channels it has, or is resized later.
@@ -59,6 +60,7 @@ class Walk:
         self.values: dict[fx.Node, Any] = {}
         self.kinds: dict[fx.Node, str] = {}
         self.names = parameter_names(traced)
+        self.modules = modules_of(traced)
 
     def visit(self, node: fx.Node) -> Any:
         """Return what the labels say of a node's value."""
@@ -67,7 +69,7 @@ class Walk:
             return _neutral(node, node.meta["val"])
         if node.op == "get_attr":
             self.kinds[node] = "parameter"
-            return self.parameter(node, str(node.target))
+            return self.parameter(node, attribute(self.traced, str(node.target)))
         args, kwargs = self.arguments((node.args, node.kwargs))
         if node.op == "output":
             self.kinds[node] = "output"
@@ -101,15 +103,15 @@ class Walk:
             if node.target is getattr and args[1] in _TRANSPOSES:
                 return self.rules.for_function(args[1]), kwargs
             return self.rules.for_function(node.target), kwargs
-        module = self.traced.get_submodule(str(node.target))
+        module = self.modules[str(node.target)]
         found = self.rules.for_module(module)
         if found is None or not _plain(module, found[1]):
             return None, kwargs
         rule, form = found
         given = {
-            name: self.parameter(node, f"{node.target}.{name}")
+            name: self.parameter(node, stored)
             for name in form.parameters
-            if getattr(module, name, None) is not None
+            if (stored := getattr(module, name, None)) is not None
         }
         return rule, {**kwargs, **given, **{name: getattr(module, name) for name in form.options}}
 
@@ -117,14 +119,31 @@ class Walk:
         """Freeze what an op without a rule touches."""
         if self.strict:
             raise UnsupportedOpError(
-                f"no rule says how channels flow through `{_name(node)}`",
+                self.why_unknown(node),
                 place(node),
                 "add a rule (docs/add-an-op.md), or drop `strict=True` to keep its channels",
             )
         self.kinds[node] = "unknown"
+        if node.op == "call_module":
+            self.pin(node)
         if any(value.layers or value.parameter for value in values_in(arguments)):
-            self.freeze(node, arguments, f"no rule says how channels flow through `{_name(node)}`")
+            self.freeze(node, arguments, self.why_unknown(node))
         return _neutral(node, node.meta["val"])
+
+    def pin(self, node: fx.Node) -> None:
+        """Keep the parameters of a module that is not looked into; others may share them."""
+        module = self.traced.get_submodule(str(node.target))
+        for tensor in chain(module.parameters(), module.buffers()):
+            self.ledger.freeze_value(self.parameter(node, tensor), node, self.why_unknown(node))
+
+    def why_unknown(self, node: fx.Node) -> str:
+        """Say why a node has no rule."""
+        name = _name(node)
+        if node.op == "call_module":
+            module = self.modules[str(node.target)]
+            if self.rules.for_module(module) is not None:
+                return f"this `{name}` has hooks or computed weights, which may do anything"
+        return f"no rule says how channels flow through `{name}`"
 
     def freeze(self, node: fx.Node, arguments: Any, message: str) -> None:
         """Keep every channel among the arguments."""
@@ -142,13 +161,12 @@ class Walk:
 
         return map_aggregate(arguments, known)
 
-    def parameter(self, node: fx.Node, name: str) -> Any:
+    def parameter(self, node: fx.Node, stored: Any) -> Value | None:
         """Make the value of a stored tensor, under one name if it is shared."""
-        tensor = attribute(self.traced, name)
-        if not isinstance(tensor, Tensor):
+        if not isinstance(stored, Tensor):
             return None
-        known = self.names.get(id(tensor))
-        return Value(tuple(tensor.shape), parameter=known, node=node)
+        known = self.names.get(id(stored))
+        return Value(tuple(stored.shape), parameter=known, node=node)
 
 
 def parameter_names(module: nn.Module) -> dict[int, str]:

@@ -10,13 +10,19 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 from torch.utils._pytree import tree_map
 
+from slimgraph.shapes import shallow
 
-def clone(graph_module: GraphModule) -> GraphModule:
+
+def clone(graph_module: GraphModule, graph: Graph | None = None) -> GraphModule:
     """Copy a graph module but share its tensors.
 
-    Node names and meta, module names, training flags, `graph_module.meta` and further attributes
-    (such as a plan) stay; hooks do not. Setting an attribute on the copy or on any of its modules
-    leaves the original alone.
+    Node names and meta, module names, training flags, `graph_module.meta`, further attributes
+    (such as a plan) and the hooks of submodules stay. Setting an attribute on the copy or on any
+    of its modules leaves the original alone.
+
+    Args:
+        graph_module: The original.
+        graph: What the copy runs, and owns from then on; `None` copies the original's graph.
     """
     copied = GraphModule(nn.Module(), Graph(), type(graph_module).__name__)
     fresh = vars(copied)
@@ -24,38 +30,18 @@ def clone(graph_module: GraphModule) -> GraphModule:
         # A bound method (torch.export installs some) would act on the original.
         if name not in fresh and getattr(value, "__self__", None) is not graph_module:
             fresh[name] = value
-    _copy_stores(graph_module, copied, {id(graph_module): copied})
-    copied.training = graph_module.training
-    copied.meta = dict(graph_module.meta)
-    copied.graph = copy.deepcopy(graph_module.graph)
-    return copied
-
-
-# What a module without any hook holds; copies start from it.
-_NO_HOOKS = {name: value for name, value in vars(nn.Module()).items() if name.endswith("_hooks")}
-
-
-def _copy_module(module: nn.Module, memo: dict[int, nn.Module]) -> nn.Module:
-    """Copy a module object and those below it; `memo` keeps shared modules shared."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return module  # its state lies outside Python
-    if id(module) not in memo:
-        copied: nn.Module = object.__new__(type(module))
-        vars(copied).update(vars(module))
-        vars(copied).update({name: type(value)() for name, value in _NO_HOOKS.items()})
-        memo[id(module)] = copied
-        _copy_stores(module, copied, memo)
-    return memo[id(module)]
-
-
-def _copy_stores(module: nn.Module, copied: nn.Module, memo: dict[int, nn.Module]) -> None:
-    held = vars(module)
+    held = vars(graph_module)
     for store in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
-        vars(copied)[store] = held[store].copy()
-    vars(copied)["_modules"] = {
-        name: None if child is None else _copy_module(child, memo)
+        fresh[store] = held[store].copy()
+    memo: dict[int, nn.Module] = {id(graph_module): copied}
+    fresh["_modules"] = {
+        name: None if child is None else shallow(child, memo=memo)
         for name, child in held["_modules"].items()
     }
+    copied.training = graph_module.training
+    copied.meta = dict(graph_module.meta)
+    copied.graph = copy.deepcopy(graph_module.graph) if graph is None else graph
+    return copied
 
 
 def isolated(graph_module: GraphModule) -> GraphModule:
@@ -68,6 +54,11 @@ def isolated(graph_module: GraphModule) -> GraphModule:
             if buffer is not None:
                 held[name] = twins.setdefault(id(buffer), buffer.clone())
     return copied
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether calling a module runs more code than its forward."""
+    return bool(vars(module)["_forward_hooks"] or vars(module)["_forward_pre_hooks"])
 
 
 def run_isolated(graph_module: GraphModule, inputs: tuple[Any, ...]) -> Any:

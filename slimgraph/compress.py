@@ -24,7 +24,7 @@ Observer = Callable[[str, fx.GraphModule, fx.GraphModule], None]
 
 
 def compress(
-    traced: fx.GraphModule,
+    traced: fx.GraphModule | DependencyGraph,
     mask: Mapping[str, Any],
     *,
     example_inputs: ExampleInputs | None = None,
@@ -33,8 +33,9 @@ def compress(
     """Make the smaller model that computes what the masked one computes.
 
     Args:
-        traced: From `slimgraph.trace`, or from `torch.fx.symbolic_trace` with `example_inputs`.
-            It is not changed.
+        traced: From `slimgraph.trace`, or from `torch.fx.symbolic_trace` with `example_inputs`,
+            or its graph from `slimgraph.analyze`, which need not be made again. It is not
+            changed.
         mask: `slimgraph.Mask`, or a dict from group or module name to a bool tensor over its
             channels, True = keep.
         example_inputs: For a graph module that has no shapes yet.
@@ -48,9 +49,16 @@ def compress(
         MaskError: No smaller model does what this mask asks; the message says why.
         TraceError: There are no shapes.
     """
-    traced = ensure_traced(traced, example_inputs)
-    graph = analyze(traced)
+    graph = _analyzed(traced, example_inputs)
     return shrink(graph, KeptChannels(graph, keep_channels(graph, mask)), observer)
+
+
+def _analyzed(
+    traced: fx.GraphModule | DependencyGraph, example_inputs: ExampleInputs | None
+) -> DependencyGraph:
+    if isinstance(traced, DependencyGraph):
+        return traced
+    return analyze(ensure_traced(traced, example_inputs))
 
 
 def shrink(
@@ -104,7 +112,7 @@ def make_plan(graph: DependencyGraph, kept: KeptChannels) -> Plan:
 
 
 def masked(
-    traced: fx.GraphModule,
+    traced: fx.GraphModule | DependencyGraph,
     mask: Mapping[str, Any],
     *,
     example_inputs: ExampleInputs | None = None,
@@ -125,10 +133,9 @@ def masked(
     Raises:
         MaskError: As for `compress`.
     """
-    traced = ensure_traced(traced, example_inputs)
-    graph = analyze(traced)
+    graph = _analyzed(traced, example_inputs)
     kept = KeptChannels(graph, keep_channels(graph, mask))
-    result = clone(traced)
+    result = clone(graph.traced)
     twins = {node.name: node for node in result.graph.nodes}
     for index, read in enumerate(graph.ledger.reads):
         if kept.is_whole(read.value):
@@ -137,7 +144,7 @@ def masked(
         result.register_buffer(name, _removed(kept, read.value), persistent=False)
         node = twins[read.node.name]
         assert read.value.node is not None, "a computed value has a node"
-        _ignore(
+        twins[node.name] = _ignore(
             result,
             node,
             twins[read.value.node.name],
@@ -158,8 +165,8 @@ def _removed(kept: KeptChannels, value: Value) -> Tensor:
 
 def _ignore(
     result: fx.GraphModule, node: fx.Node, source: fx.Node, name: str, *, is_norm: bool
-) -> None:
-    """Let a node read zeros instead of removed channels."""
+) -> fx.Node:
+    """Let a node read zeros instead of removed channels; return what stands in its place."""
     graph = result.graph
     with graph.inserting_before(node):
         removed = graph.get_attr(name)
@@ -168,10 +175,11 @@ def _ignore(
             replaced = graph.call_function(function, (source, removed, *arguments))
             node.replace_all_uses_with(replaced)
             graph.erase_node(node)
-            return
+            return replaced
         zeroed = graph.call_function(torch.masked_fill, (source, removed, 0))
     node.args = map_arg(node.args, lambda arg: zeroed if arg is source else arg)
     node.kwargs = map_arg(node.kwargs, lambda arg: zeroed if arg is source else arg)
+    return node
 
 
 def _group_norm_call(

@@ -1,5 +1,6 @@
 """The dependency graph: groups of channels that can only leave together, and why."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -13,6 +14,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx
 
+from slimgraph.display import Rows, Shown
 from slimgraph.errors import UnknownGroupError
 from slimgraph.labels import Axis, Ledger, Value, compact
 
@@ -37,8 +39,8 @@ class Reason(NamedTuple):
         return f"{self.message} at {place}"
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
+@dataclass(frozen=True, eq=False, repr=False)
+class Group(Shown):
     """Channels that share parameters; each leaves on its own, with all that is tied to it.
 
     Attributes:
@@ -68,6 +70,12 @@ class Group:
         """Say it in one line."""
         state = "prunable" if self.prunable else "frozen"
         return f"Group({self.name!r}, size={self.size}, {len(self.members)} members, {state})"
+
+    def to_rows(self) -> Rows:
+        """List where the channels are stored, and why some have to stay."""
+        rows = [(f"{member.parameter}[{member.dim}]", "") for member in self.members]
+        rows += [(f"{int(self.frozen.sum())} frozen", str(reason)) for reason in self.reasons]
+        return Rows(repr(self), ("member", "why frozen"), rows)
 
 
 class Step(NamedTuple):
@@ -185,7 +193,7 @@ class DependencyGraph:
         order = order[self.group_index[order] >= 0]
         order = order[torch.argsort(self.group_index[order], stable=True)]
         sizes = torch.bincount(self.group_index[order]).tolist() if len(order) else []
-        members = self._axes_of_groups(list(self.ledger.axes.values()))
+        members = self._axes_of_groups(tuple(self.ledger.axes.values()))
         opened = self._axes_of_groups(self.ledger.opened)
         reasons = self._reasons()
         names = _unique_names([axes[0] for axes in opened])
@@ -206,21 +214,40 @@ class DependencyGraph:
 
     def groups_of(self, labels: Tensor) -> list[int]:
         """Return the positions in `groups` of the groups that labels belong to."""
-        found = self.group_index[self.component[compact(labels).flatten()]].unique().tolist()
-        return [index for index in found if index >= 0]
+        return self._groups_of_each([compact(labels)])[0]
 
-    def _axes_of_groups(self, axes: list[Axis]) -> list[list[Axis]]:
+    @cached_property
+    def _group_of_label(self) -> Tensor:
+        return self.group_index[self.component]
+
+    def _groups_of_each(self, labels: Sequence[Tensor]) -> list[list[int]]:
+        """Do the same for many label tensors at once."""
+        found: list[list[int]] = [[] for _ in labels]
+        if not found:
+            return found
+        lengths = torch.tensor([each.numel() for each in labels])
+        owners = torch.arange(len(labels)).repeat_interleave(lengths)
+        index = self._group_of_label[torch.cat([each.flatten() for each in labels])]
+        count = int(self.group_index.max()) + 1
+        keys = (owners * count + index)[index >= 0].unique_consecutive().unique()
+        for key in keys.tolist():
+            found[key // count].append(key % count)
+        return found
+
+    def _axes_of_groups(self, axes: Sequence[Axis]) -> list[list[Axis]]:
         found: list[list[Axis]] = [[] for _ in range(int(self.group_index.max()) + 1)]
-        for axis in axes:
-            for index in self.groups_of(axis.labels):
+        each = self._groups_of_each([axis.labels for axis in axes])
+        for axis, indices in zip(axes, each, strict=True):
+            for index in indices:
                 found[index].append(axis)
         return found
 
     def _reasons(self) -> list[tuple[Reason, ...]]:
         found: list[dict[Reason, None]] = [{} for _ in range(int(self.group_index.max()) + 1)]
-        for freeze in self.ledger.frozen:
+        each = self._groups_of_each([freeze.labels for freeze in self.ledger.frozen])
+        for freeze, indices in zip(self.ledger.frozen, each, strict=True):
             source = freeze.node.meta.get("source", "")
-            for index in self.groups_of(freeze.labels):
+            for index in indices:
                 found[index][Reason(freeze.node.name, source, freeze.message)] = None
         return [tuple(reasons) for reasons in found]
 
@@ -228,8 +255,9 @@ class DependencyGraph:
     def _by_name(self) -> dict[str, tuple[Group, Axis | None]]:
         """Groups by their own names and by modules; of modules also the output axis."""
         found: dict[str, tuple[Group, Axis | None]] = {}
-        for axis in self.ledger.axes.values():
-            indices = self.groups_of(axis.labels) if axis.role in ("out", "bare") else []
+        axes = [axis for axis in self.ledger.axes.values() if axis.role in ("out", "bare")]
+        each = self._groups_of_each([axis.labels for axis in axes])
+        for axis, indices in zip(axes, each, strict=True):
             if indices:
                 name = module_of(axis.parameter)
                 found.setdefault(name, (self.groups[indices[0]], axis))

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx
 
 from slimgraph.errors import EmptiedGroupError, UnevenBlocksError
 from slimgraph.graph import DependencyGraph
-from slimgraph.labels import Block, Shape, Value, compact, varying
+from slimgraph.labels import Axis, Block, Shape, Value, compact, varying
 from slimgraph.shapes import place
 
 
@@ -21,6 +22,7 @@ def extents(alive: Tensor) -> Shape | None:
         alive: Bool tensor of any shape.
 
     Example:
+        >>> import torch
         >>> extents(torch.tensor([[1, 0, 1], [0, 1, 1], [0, 0, 0]]).bool())
         (2, 2)
     """
@@ -47,6 +49,7 @@ class KeptChannels:
     graph: DependencyGraph
     channels: Tensor
     _shapes: dict[Any, Shape] = field(default_factory=dict)
+    _axes: dict[tuple[str, int], Tensor | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that every block stays rectangular.
@@ -57,9 +60,14 @@ class KeptChannels:
         for block in self.graph.ledger.blocks:
             self._check(block)
 
+    @cached_property
+    def _stays(self) -> Tensor:
+        """Per label, whether it stays."""
+        return self.channels[self.graph.component]
+
     def alive(self, labels: Tensor) -> Tensor:
         """Return whether each label stays; same shape."""
-        return self.channels[self.graph.component[labels]]
+        return self._stays[labels]
 
     def _check(self, block: Block) -> None:
         alive = self.alive(block.labels)
@@ -156,28 +164,37 @@ class KeptChannels:
         if layer is None:
             return None
         rows = self.alive(compact(layer)).movedim(dim, 0).flatten(1)
-        if bool(rows.any(1).all()):
-            if rows.shape[1] > 1 and not bool((rows | ~rows.any(0)).all()):
-                raise UnevenBlocksError(
-                    "the kept positions differ between blocks that are indexed together",
-                    place(node),
-                    "keep the same positions in each block",
-                )
-            return None
         live = rows.any(1)
-        return live.nonzero().flatten()
+        within = min(varying(layer)) < dim
+        if within and bool((rows != live[:, None])[:, rows.any(0)].any()):
+            raise UnevenBlocksError(
+                "the kept positions differ between blocks that are indexed together",
+                place(node),
+                "keep the same positions in each block",
+            )
+        return None if bool(live.all()) else live.nonzero().flatten()
 
     def positions_of(self, parameter: str, ndim: int) -> tuple[Tensor | None, ...]:
         """Return per dim of a parameter the kept positions, or `None` for all."""
         return tuple(self._axis(parameter, dim) for dim in range(ndim))
 
     def _axis(self, parameter: str, dim: int) -> Tensor | None:
-        axis = self.graph.ledger.axes.get((parameter, dim))
-        if axis is None:
-            return None
+        key = (parameter, dim)
+        if key not in self._axes:
+            axis = self.graph.ledger.axes.get(key)
+            self._axes[key] = None if axis is None else self._positions(axis)
+        return self._axes[key]
+
+    def _positions(self, axis: Axis) -> Tensor | None:
         alive = self.alive(axis.labels)
         if bool(alive.all()):
             return None
+        if not bool(alive.any()):
+            raise EmptiedGroupError(
+                f"the mask leaves nothing of `{axis.parameter}` along dim {axis.dim}",
+                place(axis.node),
+                "keep at least one channel that this op makes or reads",
+            )
         if alive.ndim == 1:
             return alive.nonzero().flatten()
         alive = alive[alive.any(1)]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from slimgraph.display import Rows, Shown
 from slimgraph.errors import (
     EmptiedGroupError,
     FrozenChannelError,
@@ -19,7 +20,7 @@ from slimgraph.graph import DependencyGraph
 OnConflict = Literal["error", "keep", "drop"]
 
 
-class Mask(Mapping[str, Tensor]):
+class Mask(Shown, Mapping[str, Tensor]):
     """Which channels to keep, by group name or module name.
 
     Args:
@@ -56,6 +57,11 @@ class Mask(Mapping[str, Tensor]):
         total = sum(entry.numel() for entry in self._entries.values())
         kept = sum(int(entry.sum()) for entry in self._entries.values())
         return f"Mask({len(self)} entries, keeps {kept} of {total} channels)"
+
+    def to_rows(self) -> Rows:
+        """List how many channels each entry keeps."""
+        rows = [(name, str(int(entry.sum())), str(len(entry))) for name, entry in self.items()]
+        return Rows(repr(self), ("name", "kept", "of"), rows)
 
     def save(self, path: str | Path) -> None:
         """Write the mask as safetensors."""
@@ -139,8 +145,9 @@ def keep_channels(graph: DependencyGraph, mask: Mapping[str, Any]) -> Tensor:
             )
         kept[channels[entry]] = True
         dropped[channels[~entry]] = True
-        if mask.on_conflict == "error" and bool((kept & dropped)[channels].any()):
-            raise _conflict(graph, mask, name, channels[(kept & dropped)[channels]])
+        clash = kept[channels] & dropped[channels]
+        if mask.on_conflict == "error" and bool(clash.any()):
+            raise _conflict(graph, mask, name, channels[clash])
     keep = ~dropped | kept if mask.on_conflict == "keep" else ~dropped
     _check_frozen(graph, keep)
     for group in graph.groups:

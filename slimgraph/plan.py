@@ -1,6 +1,6 @@
 """Plans: for every parameter and buffer, which positions of which dims are kept."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimgraph.display import Rows, Shown
 from slimgraph.errors import PlanError
 from slimgraph.labels import Shape
 from slimgraph.ops import DEFAULT_TABLE
-from slimgraph.shapes import attribute, shallow
+from slimgraph.shapes import modules_of, shallow
 
 Kept = tuple[Tensor | None, ...]
 
@@ -27,13 +28,41 @@ def slice_tensor(tensor: Tensor, kept: Kept) -> Tensor:
     Returns:
         The kept part, on the same device, in the same dtype and memory format.
     """
-    result = tensor.detach()
-    for dim, positions in enumerate(kept):
-        if positions is None:
-            continue
-        index = positions.to(result.device)
-        result = result.index_select(dim, index) if index.ndim == 1 else _per_group(result, index)
-    return result.clone() if all(positions is None for positions in kept) else result
+    source = tensor.detach()
+    given = [None if entry is None else entry.to(source.device) for entry in kept]
+    if all(entry is None for entry in given):
+        return source.clone()
+    rows, *others = given
+    crossed = [entry for entry in others if entry is not None]
+    at_once = max(1, _AT_ONCE // (source[:1].numel() * source.element_size() or 1))
+    if rows is None or len(rows) <= at_once or not crossed or crossed[0].ndim > 1:
+        return _laid_out(_select(source, given), source)
+    shape = [size if k is None else len(k) for size, k in zip(source.shape, given, strict=True)]
+    result = _laid_out(source.new_empty(shape), source)
+    for part, target in zip(rows.split(at_once), result.split(at_once), strict=True):
+        target.copy_(_select(source, [part, *others]))
+    return result
+
+
+# Bytes of rows that are gathered before their columns are: they fit a processor's cache, and a
+# large matrix is sliced without memory beyond the result.
+_AT_ONCE = 1 << 22
+
+
+def _select(tensor: Tensor, kept: Sequence[Tensor | None]) -> Tensor:
+    for dim, index in enumerate(kept):
+        if index is not None:
+            plain = index.ndim == 1
+            tensor = tensor.index_select(dim, index) if plain else _per_group(tensor, index)
+    return tensor
+
+
+def _laid_out(result: Tensor, source: Tensor) -> Tensor:
+    """Give a result the memory format of its source, which torch's selections forget."""
+    wanted = {4: torch.channels_last, 5: torch.channels_last_3d}.get(source.ndim)
+    if source.is_contiguous() or wanted is None or not source.is_contiguous(memory_format=wanted):
+        return result
+    return result.contiguous(memory_format=wanted)
 
 
 def _per_group(weight: Tensor, positions: Tensor) -> Tensor:
@@ -44,8 +73,8 @@ def _per_group(weight: Tensor, positions: Tensor) -> Tensor:
     return rows.gather(2, index).flatten(0, 1)
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
+@dataclass(frozen=True, eq=False, repr=False)
+class Plan(Shown):
     """What `compress` kept; data, so it can be saved, replayed and composed.
 
     Attributes:
@@ -66,6 +95,11 @@ class Plan:
         before = sum(_numel(shape) for shape in self.sizes.values())
         after = sum(_numel(self.new_shape(name)) for name in self.sizes)
         return f"Plan({len(self.kept)} tensors shrink, {before} to {after} numbers)"
+
+    def to_rows(self) -> Rows:
+        """List the shapes before and after of what shrinks."""
+        rows = [(n, _shape(self.sizes[n]), _shape(self.new_shape(n))) for n in self.kept]
+        return Rows(repr(self), ("tensor", "before", "after"), rows)
 
     def new_shape(self, name: str) -> Shape:
         """Return the shape of a parameter or buffer after the plan."""
@@ -113,10 +147,11 @@ class Plan:
             _check_shape(name, stored.get(name), self.sizes[name])
         self._rehearse(model)
         names = names_of(model)
+        sliced: dict[str, Tensor] = {}
         for name in self.kept:
             new = like(stored[name], slice_tensor(stored[name], self.kept[name]))
-            for alias in names[id(stored[name])]:
-                put(model, alias, new)
+            sliced.update(dict.fromkeys(names[id(stored[name])], new))
+        put_all(model, sliced)
         self.resize_modules(model)
         return model
 
@@ -125,10 +160,12 @@ class Plan:
         if not self.inputs:
             return
         twin = shallow(model, lambda tensor: tensor.to("meta")).eval()
-        for name in self.kept:
-            old = attribute(twin, name)
-            small = torch.empty(self.new_shape(name), dtype=old.dtype, device="meta")
-            put(twin, name, like(attribute(model, name), small))
+        stored = stored_tensors(model)
+        small = {
+            name: torch.empty(self.new_shape(name), dtype=stored[name].dtype, device="meta")
+            for name in self.kept
+        }
+        put_all(twin, {name: like(stored[name], tensor) for name, tensor in small.items()})
         self.resize_modules(twin)
         inputs = {
             name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
@@ -146,11 +183,12 @@ class Plan:
 
     def resize_modules(self, model: nn.Module) -> None:
         """Set the size attributes of every torch.nn module whose parameters the plan slices."""
+        modules = modules_of(model)
         for owner in {name.rpartition(".")[0] for name in self.kept}:
-            module = model.get_submodule(owner)
-            found = DEFAULT_TABLE.for_module(module)
-            if found is not None and found[1].sizes is not None:
-                found[1].sizes(module, self.groups.get(f"{owner}.weight" if owner else "weight"))
+            module = modules[owner]
+            form = DEFAULT_TABLE.form_of(module)
+            if form is not None and form.sizes is not None:
+                form.sizes(module, self.groups.get(f"{owner}.weight" if owner else "weight"))
 
     def to_payload(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return the plan as JSON data and tensors."""
@@ -216,11 +254,22 @@ def like(old: Tensor, tensor: Tensor) -> Tensor:
 def put(model: nn.Module, name: str, tensor: Tensor) -> None:
     """Replace a parameter or buffer by a new tensor."""
     owner, _, attribute_name = name.rpartition(".")
-    module = model.get_submodule(owner)
+    _put(model.get_submodule(owner), attribute_name, tensor)
+
+
+def put_all(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Replace parameters and buffers, given by name, by new tensors."""
+    modules = modules_of(model)
+    for name, tensor in tensors.items():
+        owner, _, attribute_name = name.rpartition(".")
+        _put(modules[owner], attribute_name, tensor)
+
+
+def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
     if isinstance(tensor, nn.Parameter):
-        module._parameters[attribute_name] = tensor
+        setattr(module, name, tensor)  # recurrent modules keep a list besides
     else:
-        module._buffers[attribute_name] = tensor
+        module._buffers[name] = tensor
 
 
 def names_of(model: nn.Module) -> dict[int, list[str]]:
@@ -236,6 +285,10 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     stored: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     stored.update(model.named_buffers(remove_duplicate=False))
     return stored
+
+
+def _shape(shape: Shape) -> str:
+    return " x ".join(str(size) for size in shape)
 
 
 def _numel(shape: Shape) -> int:

@@ -77,6 +77,12 @@ class Site:
         dims = [dim for dim, size in enumerate(value.shape) if size > 1]
         return tuple(along(self.open(value, dim), dim, value.shape) for dim in dims)
 
+    def carried(self, value: Value) -> Value:
+        """Return a bare parameter as a value that carries its channels; others as they are."""
+        if value.parameter is None:
+            return value
+        return Value(value.shape, self.layers(value), node=value.node)
+
     def open(self, value: Value, dim: int, role: str = "bare") -> Tensor:
         """Return the labels along a dim of a weight; those of a parameter may start here."""
         if value.parameter is not None:
@@ -214,6 +220,9 @@ def compute(graph: fx.Graph, function: Callable[..., Any], *args: Any) -> fx.Nod
     return graph.create_node("call_function", function, args, name="kept_size")
 
 
+_LIBRARIES = ("", "torch", "_operator", "operator", "math", "builtins")
+
+
 def canonical(target: Any) -> str:
     """Return the name under which rules know the target of a call.
 
@@ -222,11 +231,16 @@ def canonical(target: Any) -> str:
         ('add', 'add', 'relu')
     """
     if isinstance(target, torch._ops.OpOverload):
-        name = target._schema.name.partition("::")[2]
+        space, _, name = target._schema.name.partition("::")
+        if space != "aten":  # somebody's own op
+            return f"{space}.{name}"
         if name in ("batch_norm", "instance_norm"):  # aten orders these arguments differently
             return f"aten.{name}"
     else:
         name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        home = "" if isinstance(target, str) else getattr(target, "__module__", None) or ""
+        if home.partition(".")[0] not in _LIBRARIES:  # a function of that name, but whose?
+            return f"{home}.{name}"
     if name.startswith("i") and getattr(operator, name, None) is target:
         name = name.removeprefix("i") if hasattr(operator, name.removeprefix("i")) else name
     if not name.startswith("_"):
@@ -285,11 +299,23 @@ class RuleTable:
         return found
 
     def for_module(self, module: nn.Module) -> tuple[Rule, ModuleForm] | None:
-        """Find the rule of a module by its class, then by its base classes."""
+        """Find the rule of a module that computes what a torch.nn class computes."""
         for kind in type(module).__mro__:
             if kind in self.by_type:
-                return self.by_type[kind]
+                return self.by_type[kind] if _computes_as(module, kind) else None
         return None
+
+    def form_of(self, module: nn.Module) -> ModuleForm | None:
+        """Find the size attributes of a module, whatever its forward does."""
+        found = [self.by_type[kind][1] for kind in type(module).__mro__ if kind in self.by_type]
+        return found[0] if found else None
+
+
+def _computes_as(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Check that neither a subclass nor the instance has a forward of its own."""
+    names = ("forward", "_conv_forward", "__call__")
+    same = all(getattr(type(module), n, None) is getattr(kind, n, None) for n in names)
+    return same and "forward" not in vars(module)
 
 
 def values_in(*arguments: Any) -> list[Value]:

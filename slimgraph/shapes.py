@@ -11,33 +11,54 @@ from torch.utils._pytree import tree_map
 from slimgraph.errors import SlimgraphError, TraceError
 
 
-def shallow(module: nn.Module, convert: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
-    """Copy a module object without copying its tensors.
+def shallow(
+    module: nn.Module,
+    convert: Callable[[Tensor], Tensor] | None = None,
+    memo: dict[int, nn.Module] | None = None,
+) -> nn.Module:
+    """Copy module objects without copying their tensors; hooks, flags and sharing stay.
 
     Args:
         module: The module; it is not changed.
         convert: Called on every parameter and buffer of the copy; `None` shares them.
+        memo: Copies already made, by the identity of the module.
 
     Returns:
-        A module of the same class whose attributes can be set without touching `module`.
+        A module of the same class; nothing done to its attributes, its hooks or its submodules
+        touches `module`.
     """
+    memo = {} if memo is None else memo
+    if isinstance(module, torch.jit.ScriptModule):
+        return module  # its state lies outside Python
+    if id(module) in memo:
+        return memo[id(module)]
     copy: nn.Module = object.__new__(type(module))
-    copy.__dict__.update(module.__dict__)
-    for store in ("_parameters", "_buffers"):
-        held = module.__dict__[store]
-        copy.__dict__[store] = {
-            name: tensor if tensor is None or convert is None else convert(tensor)
-            for name, tensor in held.items()
-        }
-    copy.__dict__["_modules"] = {
-        name: child if child is None else shallow(child, convert)
+    memo[id(module)] = copy
+    own = copy.__dict__
+    own.update(module.__dict__)
+    for name, value in module.__dict__.items():
+        if name.endswith("_hooks") or name in (
+            "_parameters",
+            "_buffers",
+            "_non_persistent_buffers_set",
+        ):
+            own[name] = value.copy()
+    if convert is not None:
+        for name in ("_parameters", "_buffers"):
+            own[name] = {k: None if t is None else convert(t) for k, t in own[name].items()}
+    own["_modules"] = {
+        name: child if child is None else shallow(child, convert, memo)
         for name, child in module.__dict__["_modules"].items()
     }
+    if isinstance(module, nn.RNNBase):  # it keeps a second list of its parameters
+        own["_flat_weights"] = [own["_parameters"][name] for name in module._flat_weights_names]
     return copy
 
 
 def to_meta(value: Any) -> Any:
     """Replace every tensor in a nested value by one of its shape and dtype without data."""
+    if isinstance(value, Tensor):
+        return value.to("meta")
     return tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, value)
 
 
@@ -53,12 +74,13 @@ class MetaRunner:
     def __init__(self, root: nn.Module, device: torch.device) -> None:
         self.root = root
         self.device = device
+        self._modules = modules_of(root)
         self._leaves: dict[str, nn.Module] = {}
 
     def leaf(self, target: str) -> nn.Module:
         """Return the data-less twin of a leaf module."""
         if target not in self._leaves:
-            twin = shallow(self.root.get_submodule(target), lambda tensor: tensor.to("meta"))
+            twin = shallow(self._modules[target], lambda tensor: tensor.to("meta"))
             self._leaves[target] = twin.eval()
         return self._leaves[target]
 
@@ -86,10 +108,11 @@ class MetaRunner:
             return self.device
         function: Callable[..., Any]
         if node.op == "call_module":
+            module = self._modules[str(node.target)]
+            _refuse_integers(node, module, args)
+            if _keeps_shape(module, args):
+                return args[0].detach()
             function = self.leaf(str(node.target))
-            _refuse_integers(node, function, args)
-            if _keeps_shape(function, args):
-                return torch.empty_like(args[0])
         elif node.op == "call_method":
             function = getattr(type(args[0]), str(node.target))
         else:
@@ -101,23 +124,30 @@ class MetaRunner:
             return _run_fake(function, args, kwargs)
 
 
-# Meta kernels of these are Python decompositions: 20 to 50 times slower than what they return.
-_SAME_SHAPE = (nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.GELU, nn.PReLU)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# On meta tensors torch runs these as Python decompositions, half a millisecond and more each.
+_SAME_SHAPE = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU, nn.GELU)
+_BATCH_NORM_RANKS: dict[type[nn.Module], tuple[int, ...]] = {
+    nn.BatchNorm1d: (2, 3),
+    nn.BatchNorm2d: (4,),
+    nn.BatchNorm3d: (5,),
+}
 
 
-def _keeps_shape(leaf: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+def _keeps_shape(leaf: nn.Module, args: tuple[Any, ...]) -> bool:
     """Return whether a leaf is known to return its one argument's shape, dtype and layout."""
     if len(args) != 1 or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
         return False
-    if isinstance(leaf, _BATCH_NORMS):
-        leaf._check_input_dim(args[0])  # type: ignore[no-untyped-call]
-        vectors = [t for t in tensors_of(leaf) if t.ndim]
-        return all(t.shape == args[0].shape[1:2] and t.dtype == args[0].dtype for t in vectors)
-    return type(leaf) in _SAME_SHAPE
+    if leaf._forward_pre_hooks or leaf._forward_hooks:
+        return False
+    ranks = _BATCH_NORM_RANKS.get(type(leaf))
+    if ranks is None:
+        return type(leaf) in _SAME_SHAPE
+    held = [t for t in (*leaf._parameters.values(), *leaf._buffers.values()) if t is not None]
+    fitting = all(len(t) == args[0].shape[1] and t.dtype == args[0].dtype for t in held if t.ndim)
+    return args[0].ndim in ranks and fitting
 
 
-def _refuse_integers(node: fx.Node, leaf: Callable[..., Any], args: Any) -> None:
+def _refuse_integers(node: fx.Node, leaf: nn.Module, args: Any) -> None:
     """Meta kernels do not check dtypes, so an integer image would pass unnoticed."""
     weight = getattr(leaf, "weight", None)
     if isinstance(leaf, nn.Embedding | nn.EmbeddingBag) or not isinstance(weight, Tensor):
@@ -150,6 +180,11 @@ def _run_fake(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         ),
         result,
     )
+
+
+def modules_of(root: nn.Module) -> dict[str, nn.Module]:
+    """Map every name of every module to it; `get_submodule` walks down from the root each time."""
+    return dict(root.named_modules(remove_duplicate=False))
 
 
 def attribute(root: nn.Module, target: str) -> Any:

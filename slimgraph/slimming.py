@@ -9,6 +9,7 @@ from torch import fx, nn
 from slimgraph.analysis import analyze
 from slimgraph.compress import Observer, shrink
 from slimgraph.dead import dead_channels
+from slimgraph.display import Rows, Shown
 from slimgraph.errors import BudgetError
 from slimgraph.graph import DependencyGraph
 from slimgraph.importance import check_finite, score
@@ -20,8 +21,8 @@ from slimgraph.select.budget import Order
 from slimgraph.tracing import ExampleInputs, ensure_traced, trace
 
 
-@dataclass(frozen=True, eq=False)
-class SlimResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class SlimResult(Shown):
     """What `slim` returns.
 
     Attributes:
@@ -43,6 +44,18 @@ class SlimResult:
         before, after = self.report["totals"]["before"], self.report["totals"]["after"]
         shares = ", ".join(f"{unit} {after[unit] / max(before[unit], 1):.3f}" for unit in before)
         return f"SlimResult({self.report['model']['name']}: {shares} of before)"
+
+    def to_rows(self) -> Rows:
+        """List what is left of each layer."""
+        rows = [
+            (layer["module"], *(f"{old:,} to {new:,}" for old, new in _changes(layer)))
+            for layer in self.report["layers"]
+        ]
+        return Rows(repr(self), ("layer", "in", "out", "parameters", "MACs"), rows)
+
+
+def _changes(layer: dict[str, Any]) -> list[list[int]]:
+    return [layer[key] for key in ("in", "out", "params", "macs")]
 
 
 def slim(  # noqa: PLR0913 - each option is one keyword of the command line
@@ -87,6 +100,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         SlimgraphError: See `trace`, `score`, `select` and `compress`.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
         >>> slim(net, torch.randn(1, 3, 9, 9), channels=0.5).model.get_submodule("0").out_channels
         4

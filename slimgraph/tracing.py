@@ -12,6 +12,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from slimgraph.errors import SlimgraphError, TraceError
-from slimgraph.shapes import MetaRunner, device_of, place, propagate, shallow, to_meta
+from slimgraph.shapes import MetaRunner, attribute, device_of, place, propagate, shallow, to_meta
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 _HERE = f"{Path(__file__).parent}{os.sep}"
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+_CALL = nn.Module.__call__
 _FACTORIES = frozenset({torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn})
 
 
@@ -57,9 +59,9 @@ def trace(
         propagate(traced, *_positional(model, args, kwargs))
     else:
         traced = _trace(model, args, kwargs, leaves)
-    traced.train(model.training)
+    modes = {name: m.training for name, m in model.named_modules(remove_duplicate=False)}
     for name, module in traced.named_modules():
-        module.training = _training(model, name)
+        module.training = modes.get(name, model.training)  # some only the traced model has
     if getattr(model, "plan", None) is not None:
         vars(traced)["plan"] = model.plan
     return traced
@@ -136,20 +138,13 @@ def _positional(model: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, 
     return [*args, *(kwargs[str(name)] for name in names[len(args) :] if name in kwargs)]
 
 
-def _training(model: nn.Module, name: str) -> bool:
-    try:
-        return model.get_submodule(name).training
-    except AttributeError:  # a container that only the traced model has
-        return model.training
-
-
 def _trace(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: Sequence[str]
 ) -> fx.GraphModule:
     tracer = ValueTracer(model, args, kwargs, leaves)
     try:
-        with _eval_mode(model), _FactoryMode(tracer):
-            graph = tracer.trace(model)
+        with _untouched(model), _FactoryMode(tracer):
+            traced = fx.GraphModule(model, tracer.trace(model), type(model).__name__)
     except SlimgraphError:
         raise
     except Exception as error:
@@ -158,8 +153,7 @@ def _trace(
             _raised_at(error),
             "make the part that fails a leaf with `leaves=[...]`",
         ) from error
-    traced = fx.GraphModule(model, graph, type(model).__name__)
-    for node in graph.nodes:
+    for node in traced.graph.nodes:
         if node.op == "output":
             node.meta.update(val=tracer.run(node), source="")
     return _own_modules(traced)
@@ -191,8 +185,10 @@ def _settle_pruning(module: nn.Module) -> None:
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and take back that and whatever fx stores in it."""
     modes = [(module, module.training) for module in model.modules()]
+    own = set(vars(model))
     try:
         for module, _ in modes:
             module.training = False
@@ -200,6 +196,8 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+        for name in set(vars(model)) - own:  # constants that forward makes
+            delattr(model, name)
 
 
 def _source_of_frame(frame: Any) -> str:
@@ -214,6 +212,7 @@ def _source_of_frame(frame: Any) -> str:
     return ""
 
 
+@lru_cache(maxsize=1024)
 def _short(filename: str) -> str:
     roots = [f"{root.rstrip(os.sep)}{os.sep}" for root in (*sys.path, str(Path.cwd())) if root]
     inside = [root for root in roots if filename.startswith(root)]
@@ -299,6 +298,15 @@ class ValueTracer(fx.Tracer):
                 self.evaluating = False
         return proxy
 
+    def create_node(self, kind: str, target: Any, *rest: Any, **more: Any) -> fx.Node:
+        """Record a node; constants that forward makes come this way only."""
+        node = super().create_node(kind, target, *rest, **more)
+        if kind == "get_attr":
+            outer, self.evaluating = self.evaluating, True  # `getattr` would record it again
+            node.meta.update(val=to_meta(attribute(self.root, target)), source="")
+            self.evaluating = outer
+        return node
+
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Record a call of a submodule; while a node is evaluated, just run it."""
         if self.evaluating:
@@ -335,7 +343,7 @@ class ValueTracer(fx.Tracer):
             bound.arguments[name] = self._arguments(name, kind, value)
 
         def call() -> Any:
-            return root_fn(self.root, *bound.args, **bound.kwargs)
+            return _CALL(self.root, *bound.args, **bound.kwargs)  # with the model's own hooks
 
         return call, []
 

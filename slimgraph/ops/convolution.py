@@ -9,21 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimgraph.labels import Value, along
+from slimgraph.labels import Value, along, compact, varying
 from slimgraph.rules import Call, ModuleForm, Rule, Site
 
 
 def _flow(
     site: Site, value: Value, weight: Value, bias: Value | None, groups: int, out: int
 ) -> Value:
+    value = site.carried(value)
     channel = value.ndim - weight.ndim + 1  # 1, or 0 without a batch dim
     ins = site.vector(value, channel)
     if ins is None:
         ins = torch.zeros(value.shape[channel], dtype=torch.long)
     spatial = range(channel + 1, value.ndim)
-    others = Value(value.shape, tuple(x for x in value.layers if x is not value.layer(channel)))
+    ended = tuple(x for x in value.layers if channel in varying(x))
+    others = Value(value.shape, tuple(x for x in value.layers if channel not in varying(x)))
     passed = site.without(others, spatial, "a convolution mixes neighbours along this dim")
-    site.read(value, weight, 1 - out)
+    site.read(Value(value.shape, ended, node=value.node), weight, 1 - out)
     site.without(weight, range(2, weight.ndim), "is a kernel position")
     if groups == 1:
         outs = site.open(weight, out, "out")
@@ -31,7 +33,7 @@ def _flow(
     else:
         outs = _grouped(site, weight, ins, groups, out)
     site.bind(bias, 0, outs, "shift")
-    layers = [layer[:1].expand(site.shape) for layer in passed]  # along the batch dim only
+    layers = [compact(layer).expand(site.shape) for layer in passed]  # along the batch dim only
     return site.value(*layers, *([along(outs, channel, site.shape)] if len(outs) > 1 else []))
 
 

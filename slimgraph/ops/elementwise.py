@@ -74,6 +74,7 @@ def identity(site: Site, input: Value, *args: Any, **kwargs: Any) -> Value:
 
 def prelu(site: Site, input: Value, weight: Value) -> Value:
     """Scale the negative part of each channel of dim 1, or of all by one number."""
+    input = site.carried(input)
     labels = site.vector(input, 1) if input.ndim > 1 else None
     if labels is not None and weight.shape[0] > 1:
         site.bind(weight, 0, labels, "scale")
@@ -101,6 +102,7 @@ POINTWISE = Rule(
         "logsigmoid", "log_sigmoid", "rrelu", "selu", "celu", "elu", "mish", "softplus", "clip",
         "clamp", "threshold", "where", "maximum", "minimum", "and", "or", "xor", "invert",
         "lt", "le", "gt", "ge", "eq", "ne", "addcmul", "addcdiv", "lerp", "masked_fill",
+        "expand_as",
     ),
     "element-wise",
     elementwise,

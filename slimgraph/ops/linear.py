@@ -10,9 +10,11 @@ from slimgraph.rules import ModuleForm, Rule, Site
 
 def linear(site: Site, input: Value, weight: Value, bias: Value | None = None) -> Value:
     """Contract the last dim; channels along other dims pass through."""
+    input = site.carried(input)
     last = input.ndim - 1
     ins = site.vector(input, last)
-    site.read(input, weight, 1)
+    ended = tuple(x for x in input.layers if last in varying(x))
+    site.read(Value(input.shape, ended, node=input.node), weight, 1)
     if ins is not None:
         site.bind(weight, 1, ins, "in")
     outs = site.open(weight, 0, "out")

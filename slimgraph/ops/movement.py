@@ -8,20 +8,29 @@ from torch import Tensor, nn
 
 from slimgraph.labels import Shape, Value, along, compact, restride, varying
 from slimgraph.ops import resizing
+from slimgraph.ops.elementwise import elementwise
+from slimgraph.ops.grids import carried, settle, tie
 from slimgraph.rules import ModuleForm, Rule, Site, values_in
 
 
 def move(site: Site, input: Value, *args: Any, **kwargs: Any) -> Any:
     """Run the op itself on every layer."""
-    run = _runner(site)
-    results = [run(layer, *args, **kwargs) for layer in site.layers(input)]
-    if isinstance(site.node.meta["val"], tuple | list):
-        items = [Value(tuple(x.shape)) for x in site.node.meta["val"]]
-        return tuple(
-            Value(item.shape, tuple(restride(parts[i]) for parts in results), node=site.node)
-            for i, item in enumerate(items)
-        )
-    return _result(site, [restride(layer) for layer in results])
+    op = _runner(site)
+
+    def run(layer: Tensor) -> Any:
+        return op(layer, *args, **kwargs)
+
+    layers = site.layers(input)
+    for layer in layers:
+        settle(site, layer, run)
+    results = [run(layer) for layer in layers]
+    value = site.node.meta["val"]
+    if not isinstance(value, tuple | list):
+        return carried(site, site.shape, [restride(layer) for layer in results])
+    return tuple(
+        carried(site, item.shape, [restride(parts[i]) for parts in results])
+        for i, item in enumerate(value)
+    )
 
 
 def _runner(site: Site) -> Callable[..., Any]:
@@ -37,20 +46,17 @@ def _runner(site: Site) -> Callable[..., Any]:
     return target
 
 
-def _result(site: Site, layers: Sequence[Tensor]) -> Value:
-    """Make the result; a layer over several dims must stay rectangular."""
-    for layer in layers:
-        if len(varying(layer)) > 1:
-            site.ledger.block(compact(layer).squeeze(), site.node)
-    return site.value(*(layer for layer in layers if varying(layer)))
-
-
 def reshape(site: Site, input: Value, *args: Any, **kwargs: Any) -> Value:
     """Regroup dims without copying those that carry no channels."""
     if any(isinstance(arg, torch.dtype) for arg in args):
         site.freeze(input, "its bytes are reinterpreted")
         return site.value()
-    return _result(site, [_reshaped(layer, site.shape) for layer in site.layers(input)])
+    return carried(site, site.shape, [_reshaped(layer, site.shape) for layer in site.layers(input)])
+
+
+def reshape_as(site: Site, input: Value, other: Value) -> Value:
+    """Regroup dims into the sizes that another value is left with."""
+    return elementwise(site, reshape(site, input), other)
 
 
 def _reshaped(layer: Tensor, shape: Shape) -> Tensor:
@@ -97,6 +103,8 @@ def cat(site: Site, tensors: Sequence[Value], dim: int = 0, **kwargs: Any) -> Va
         return site.value()
     if not along_dim and dims:
         return _meet(site, tensors, dim)
+    for layer in (layer for value in layers for layer in value if min(dims, default=dim) < dim):
+        tie(site, layer, dim)
     parts = []
     for value, own in zip(tensors, layers, strict=True):
         layer = own[0] if own else torch.zeros((), dtype=torch.long).expand(value.shape)
@@ -104,7 +112,7 @@ def cat(site: Site, tensors: Sequence[Value], dim: int = 0, **kwargs: Any) -> Va
         index = tuple(slice(0, size) for size in whole)
         parts.append(layer[index])
     joined = torch.cat(parts, dim)
-    return _result(site, [joined.expand(site.shape)]) if along_dim else site.value()
+    return carried(site, site.shape, [joined.expand(site.shape)]) if along_dim else site.value()
 
 
 def _alike(layers: list[tuple[Tensor, ...]], dim: int) -> bool:
@@ -138,6 +146,8 @@ def stack(site: Site, tensors: Sequence[Value], dim: int = 0) -> Value:
         )
         for value in tensors
     ]
+    if any(min(varying(x), default=dim) < dim for value in expanded for x in value.layers):
+        return _meet(site, expanded, dim)
     return cat(site, expanded, dim)
 
 
@@ -204,9 +214,18 @@ def channel_shuffle(site: Site, input: Value, groups: int) -> Any:
     labels = site.vector(input, 1)
     if labels is None:
         return site.value(*input.layers)
-    site.ledger.block(labels.reshape(groups, -1), site.node)
-    order = labels.reshape(groups, -1).t().flatten()
+    blocks = labels.reshape(groups, -1)
+    tie(site, blocks, int(blocks.shape[1] >= groups))
+    order = blocks.t().flatten()
     return site.value(along(order, 1, site.shape))
+
+
+def roll(site: Site, input: Value, shifts: Any, dims: Any = None) -> Value:
+    """Roll; the shift along a dim with channels would have to be another one."""
+    rolled = range(input.ndim) if dims is None else dims if isinstance(dims, tuple | list) else [dims]
+    whole = Value(input.shape, site.layers(input))
+    rest = site.without(whole, [dim % input.ndim for dim in rolled], "is rolled")
+    return site.value(*rest)
 
 
 def unbind(site: Site, input: Value, dim: int = 0) -> Any:
@@ -233,7 +252,7 @@ RULES = (
     Rule(
         (
             "permute", "transpose", "t", "movedim", "moveaxis", "swapaxes", "swapdims",
-            "unsqueeze", "flip", "roll", "pixel_unshuffle", "repeat", "tile",
+            "unsqueeze", "flip", "pixel_unshuffle", "repeat", "tile",
             "repeat_interleave", "T", "mT",
         ),
         "movement",
@@ -253,6 +272,8 @@ RULES = (
         (ModuleForm((nn.ChannelShuffle,), options=("groups",)),),
         resizing.shuffle,
     ),
+    Rule(("view_as", "reshape_as"), "movement", reshape_as),
+    Rule(("roll",), "movement", roll),
     Rule(("unbind",), "movement", unbind, (), resizing.unbind),
     Rule(("squeeze",), "movement", move, (), resizing.squeeze),
     Rule(("expand",), "movement", move, (), resizing.reshape),

@@ -21,6 +21,7 @@ def per_channel(
     **options: Any,
 ) -> Value:
     """Scale and shift each channel of dim 1 by its own numbers."""
+    input = site.carried(input)
     labels = site.vector(input, 1)
     if labels is not None:
         site.bind(weight, 0, labels, "scale")
@@ -56,6 +57,7 @@ def group_norm(
 
     Statistics are those of the kept channels, so a channel that is ignored does not count.
     """
+    input = site.carried(input)
     labels = site.vector(input, 1)
     if labels is not None:
         site.ledger.block(labels.reshape(num_groups, -1), site.node)
@@ -63,6 +65,12 @@ def group_norm(
         site.bind(bias, 0, labels, "shift")
         site.read(input, dim=1)
     return site.value(*input.layers)
+
+
+def _resize_features(call: Call) -> None:
+    """Mend the size of a module without parameters, which nothing else would tell."""
+    if "num_features" in call.kwargs:
+        call.kwargs["num_features"] = call.kept.shape(call.input)[1]
 
 
 def _resize_group_norm(call: Call) -> None:
@@ -91,11 +99,18 @@ _BATCH = ModuleForm(
 _INSTANCE = ModuleForm(
     (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     ("running_mean", "running_var", "weight", "bias"),
+    ("num_features",),
     sizes=_features,
 )
 _GROUP = ModuleForm((nn.GroupNorm,), ("weight", "bias"), ("num_groups",), _channels)
 RULES = (
-    Rule(("batch_norm", "instance_norm"), "norm", per_channel, (_BATCH, _INSTANCE)),
+    Rule(
+        ("batch_norm", "instance_norm"),
+        "norm",
+        per_channel,
+        (_BATCH, _INSTANCE),
+        _resize_features,
+    ),
     Rule(("aten.batch_norm", "aten.instance_norm"), "norm", per_channel_aten),
     Rule(("group_norm",), "norm", group_norm, (_GROUP,), _resize_group_norm),
 )

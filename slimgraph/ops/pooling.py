@@ -9,6 +9,7 @@ from slimgraph.rules import ModuleForm, Rule, Site
 
 
 def _spatial(site: Site, input: Value, dims: int) -> Value:
+    input = site.carried(input)
     layers: list[Tensor] = []
     space = frozenset(range(input.ndim - dims, input.ndim))
     for layer in input.layers:

@@ -19,11 +19,11 @@ def _reduce(site: Site, input: Value, dim: Any, *, ends: bool) -> Value:
     dropped = _dims(input, dim)
     keepdim = len(site.shape) == input.ndim
     layers: list[Tensor] = []
+    ended: list[Tensor] = []
     for layer in site.layers(input):
         if dropped.issuperset(varying(layer)):
-            if ends:
-                site.read(Value(input.shape, (layer,), node=input.node))
-            else:
+            ended.append(layer)
+            if not ends:
                 site.ledger.freeze(layer, site.node, "is reduced together with other channels")
             continue
         first = layer
@@ -34,6 +34,8 @@ def _reduce(site: Site, input: Value, dim: Any, *, ends: bool) -> Value:
             for d in sorted(dropped, reverse=True):
                 first = first.squeeze(d)
         layers.append(first.expand(site.shape))
+    if ends and ended:
+        site.read(Value(input.shape, tuple(ended), node=input.node))
     return site.value(*layers)
 
 

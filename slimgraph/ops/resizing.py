@@ -142,7 +142,7 @@ def getitem(call: Call) -> None:
         if entry is Ellipsis:
             dim += ndim - used
             continue
-        if call.kept.positions(call.input, dim) is not None:
+        if entry != slice(None) and call.kept.positions(call.input, dim) is not None:
             given[k] = _moved(call, dim, entry)
         dim += 1
     if sum(isinstance(entry, list | int) for entry in given) > 1 and any(
@@ -189,8 +189,9 @@ def pad(call: Call) -> None:
     ndim = len(_old(call.node))
     for k in range(len(amounts) // 2):
         dim = ndim - 1 - k
-        kept = call.kept.positions(call.node, dim)
-        if kept is None or not (amounts[2 * k] or amounts[2 * k + 1]):
+        added = amounts[2 * k] or amounts[2 * k + 1]
+        kept = call.kept.positions(call.node, dim) if added else None
+        if kept is None:
             continue
         last = _old(call.node)[dim] - amounts[2 * k + 1]
         amounts[2 * k : 2 * k + 2] = [

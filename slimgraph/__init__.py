@@ -1,0 +1,40 @@
+"""slimgraph: a compiler that makes neural networks physically smaller."""
+
+__version__ = "0.1.0"
+
+from slimgraph.analysis import analyze
+from slimgraph.compress import compress, masked
+from slimgraph.errors import SlimgraphError
+from slimgraph.graph import DependencyGraph, Group
+from slimgraph.importance import score
+from slimgraph.mask import Mask
+from slimgraph.onnx_export import ExportReport, export_onnx
+from slimgraph.plan import Plan
+from slimgraph.rules import Rule, RuleTable
+from slimgraph.select import Budget, select
+from slimgraph.serialize import load, save
+from slimgraph.slimming import SlimResult, slim
+from slimgraph.tracing import trace
+
+__all__ = [
+    "Budget",
+    "DependencyGraph",
+    "ExportReport",
+    "Group",
+    "Mask",
+    "Plan",
+    "Rule",
+    "RuleTable",
+    "SlimResult",
+    "SlimgraphError",
+    "analyze",
+    "compress",
+    "export_onnx",
+    "load",
+    "masked",
+    "save",
+    "score",
+    "select",
+    "slim",
+    "trace",
+]

@@ -1,0 +1,21 @@
+"""Everything people look at: one report dict rendered as text, HTML, DOT or JSON.
+
+The report dict (`graph.to_dict()`, described by `docs/report.schema.json`) is the only input, so
+a report saved as JSON renders exactly like a fresh one.
+"""
+
+from slimgraph.report.formats import FORMATS, render
+from slimgraph.report.summary import html_summary
+from slimgraph.report.text import GroupTable, Overview, Reasons, Totals, overview, table
+
+__all__ = [
+    "FORMATS",
+    "GroupTable",
+    "Overview",
+    "Reasons",
+    "Totals",
+    "html_summary",
+    "overview",
+    "render",
+    "table",
+]

@@ -1,0 +1,190 @@
+// The side panel: all about one group, or about one node that carries several groups.
+
+const SHOWN = 12; // of long lists, before "show all"
+
+const range = numbers => numbers.reduce(([low, high], number) =>
+  [Math.min(low, number), Math.max(high, number)], [Infinity, -Infinity]);
+
+class Panel {
+  constructor(report, colorOf, go) {
+    this.report = report;
+    this.colorOf = colorOf;
+    this.go = go;
+    this.element = byId("panel");
+  }
+
+  close() {
+    this.element.hidden = true;
+    this.opener?.focus({ preventScroll: true });
+    this.opener = null;
+  }
+
+  fill(color, title, kind, ...parts) {
+    const close = el("button", { class: "icon", "aria-label": "Close details",
+      click: () => this.go({ group: null, node: null }) }, "✕");
+    this.element.style.setProperty("--c", color);
+    this.element.replaceChildren(
+      el("div", { class: "bar" }, el("i", { class: "swatch" }),
+        el("h2", {}, el("span", { class: "quiet" }, kind), " ",
+          el("span", { class: "code" }, title)), close),
+      el("div", { class: "inside" }, ...parts.filter(Boolean)));
+    const active = document.activeElement;
+    this.element.hidden = false;
+    if (active === document.body || this.element.contains(active)) return; // nobody pressed a key
+    this.opener = active;
+    this.element.focus({ preventScroll: true });
+  }
+
+  group(group) {
+    const { kept, size: all, params, macs } = group;
+    this.fill(this.colorOf(group.id), group.name, "group",
+      el("dl", { class: "figures" },
+        this.figure("channels", width(kept, all), kept, all),
+        this.figure("parameters", change(params.before, params.after), params.after, params.before),
+        this.figure("MACs", change(macs.before, macs.after), macs.after, macs.before)),
+      this.reasons(group),
+      this.channels(group),
+      this.histogram(group),
+      this.couplings(group),
+      this.list("Modules", group.modules, module => this.moduleLink(module)),
+      this.members(group));
+  }
+
+  node(node) {
+    const fact = (name, value) => value && el("div", {}, el("dt", {}, name), el("dd", {}, value));
+    this.fill("var(--wire)", node.name, "node",
+      el("dl", { class: "facts" }, fact("kind", node.kind), fact("target", node.target),
+        fact("module", node.module), fact("shape", extent(node.shape)), fact("source", node.source),
+        fact("inputs", node.inputs.join(", "))),
+      this.list("Groups it carries", node.groups, id => this.groupLink(this.report.groups[id])));
+  }
+
+  figure(name, text, after, before) {
+    const ratio = after === null ? 1 : after / (before || 1);
+    return el("div", {}, el("dt", {}, name), el("dd", {}, text),
+      el("dd", { class: "meter", "--part": ratio }),
+      el("dd", { class: "quiet" }, after === null ? "" : share(after, before)));
+  }
+
+  section(title, ...parts) {
+    return el("section", {}, el("h3", {}, title), ...parts);
+  }
+
+  list(title, items, draw) {
+    if (!items.length) return null;
+    const more = items.length > SHOWN + 3 && el("button", { class: "more", click: () => {
+      more.replaceWith();
+      list.append(...items.slice(SHOWN).map(item => el("li", {}, draw(item))));
+    } }, `show all ${items.length}`);
+    const first = more ? items.slice(0, SHOWN) : items;
+    const list = el("ul", { class: "plain" }, first.map(item => el("li", {}, draw(item))));
+    return title === null ? el("div", {}, list, more)
+      : this.section(`${title} · ${items.length}`, list, more);
+  }
+
+  moduleLink(module) {
+    const node = this.report.nodes.find(n => n.module === module && n.kind === "contraction") ??
+      this.report.nodes.find(n => n.module === module);
+    if (!node) return el("span", { class: "code" }, module);
+    return el("button", { class: "link code", title: "Show in the graph",
+      click: () => this.go({ at: node.name }) }, module);
+  }
+
+  groupLink(group) {
+    return el("button", { class: "link code", "--c": this.colorOf(group.id),
+      click: () => this.go({ group: group.name, node: null }) },
+    el("i", { class: "swatch" }), group.name, el("span", { class: "quiet" },
+      ` ${width(group.kept, group.size)}`));
+  }
+
+  reasons({ reasons, frozen, size: all, prunable }) {
+    if (!reasons.length && !frozen && prunable) return null;
+    const amount = prunable ? `${frozen} of ${plural(all, "channel")}` : "All channels";
+    const only = { message: "the only channel there is", node: "", source: "" };
+    return el("div", { class: "callout" }, el("h3", {}, `❄\uFE0E ${amount} frozen`),
+      this.list(null, reasons.length ? reasons : all === 1 ? [only] : [],
+        reason => [reason.message, " ", this.place(reason)]));
+  }
+
+  place({ node, source }) {
+    return el("span", { class: "quiet code" },
+      el("button", { class: "link code", title: "Show in the graph",
+        click: () => this.go({ at: node }) }, node), source && ` ${source}`);
+  }
+
+  couplings({ couplings }) {
+    return this.list("Tied by", couplings, coupling => [
+      el("span", { class: "sign" }, SIGNS.find(([p]) => p.test(coupling.op))?.[1] ?? "◦"), " ",
+      this.place(coupling),
+      el("div", { class: "quiet code" }, this.some(coupling.modules)),
+    ]);
+  }
+
+  some(names) {
+    const more = names.length > 6 ? ` and ${names.length - 5} more` : "";
+    return (more ? names.slice(0, 5) : names).join(" · ") + more;
+  }
+
+  members({ members }) {
+    const draw = ({ param, dim, role }) => [
+      el("span", { class: "code" }, param), " ",
+      el("span", { class: "nowrap quiet" }, `dim ${dim} · `,
+        el("span", { class: `role ${role}` }, role))];
+    return this.list("Members", members, draw);
+  }
+
+  // One cell per channel, in rows of blocks where the group has blocks.
+  channels(group) {
+    const { size: all, keep, scores, blocks, frozen, prunable } = group;
+    const fixed = !prunable || frozen === all;
+    const [low, high] = range((scores ?? []).filter(score => score !== null));
+    const strength = i => 0.25 + 0.75 * ((scores[i] ?? low) - low) / (high - low || 1);
+    const state = i => (fixed ? "frozen" : keep === null || keep[i] ? "kept" : "removed");
+    const cell = i => el("i", { class: state(i), "data-i": i,
+      "--s": scores && !fixed ? strength(i) : 1 });
+    const length = blocks ? blocks[1] : all;
+    const rows = Array.from({ length: Math.ceil(all / length) }, (_, row) =>
+      el("div", { class: "strip" }, Array.from({ length: Math.min(length, all - row * length) },
+        (_, i) => cell(row * length + i))));
+    const strip = el("div", { class: "strips", role: "img",
+      "aria-label": `${width(group.kept, all)} channels kept` }, rows);
+    tip.on(strip, target => target.dataset.i !== undefined && [
+      `channel ${target.dataset.i}`, state(target.dataset.i),
+      scores && `score ${Number(scores[target.dataset.i] ?? NaN).toPrecision(4)}`]);
+    const kinds = fixed ? ["frozen"] : keep === null ? [] : ["kept", "removed"];
+    const shape = blocks ? ` in ${plural(blocks[0], "block")} of ${blocks[1]}` : "";
+    return this.section(`Channels${shape}`, strip, el("p", { class: "key quiet" },
+      kinds.map(kind => el("span", {}, el("i", { class: kind }), kind)),
+      scores && !fixed ? "the stronger the colour, the higher the score" : ""));
+  }
+
+  histogram({ scores, keep }) {
+    const pairs = (scores ?? []).map((score, i) => [score, keep === null || keep[i]])
+      .filter(([score]) => score !== null);
+    if (pairs.length < 2) return null;
+    const [low, high] = range(pairs.map(([score]) => score));
+    const number = Math.max(8, Math.min(36, Math.round(2 * Math.sqrt(pairs.length))));
+    const bins = Array.from({ length: number }, () => [0, 0]);
+    for (const [score, kept] of pairs) {
+      const at = high > low ? (score - low) / (high - low) * number : 0;
+      bins[Math.min(number - 1, Math.floor(at))][kept ? 0 : 1] += 1;
+    }
+    const most = Math.max(...bins.map(([a, b]) => a + b)), step = 360 / number, unit = 90 / most;
+    const bars = bins.map(([kept, gone], i) => {
+      const bar = svg("g", {},
+        svg("rect", { class: "ground", x: i * step, y: 0, width: step, height: 90 }),
+        svg("rect", { class: "kept", x: i * step + 1, width: step - 2, y: 90 - kept * unit,
+          height: kept * unit }),
+        svg("rect", { class: "removed", x: i * step + 1, width: step - 2,
+          y: 90 - (kept + gone) * unit, height: gone * unit }));
+      const edges = [i, i + 1].map(e => (low + (high - low) * e / number).toPrecision(3));
+      tip.on(bar, () => [`score ${edges.join(" to ")}`, `${kept} kept, ${gone} removed`]);
+      return bar;
+    });
+    return this.section("Scores", svg("svg", { class: "histogram", viewBox: "0 0 360 106",
+      role: "img", "aria-label": "Histogram of scores" }, bars,
+    svg("line", { x1: 0, x2: 360, y1: 90.5, y2: 90.5 }),
+    svg("text", { x: 0, y: 104 }, low.toPrecision(3)),
+    svg("text", { x: 360, y: 104, "text-anchor": "end" }, high.toPrecision(3))));
+  }
+}

@@ -1,0 +1,111 @@
+"""`save` and `load`: a traced model as one file."""
+
+import keyword
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from slimgraph.container import read, write
+from slimgraph.errors import FileError, SlimgraphError
+from slimgraph.files import FilePath
+from slimgraph.serialize.check import fill_values
+from slimgraph.serialize.errors import MalformedError, is_identifier, reason
+from slimgraph.serialize.modules import decode_modules, encode_modules
+from slimgraph.serialize.nodes import check_targets, decode_nodes, encode_nodes
+from slimgraph.serialize.storage import TensorPacker, TensorUnpacker
+
+_PLAN = "slimgraph.plan/"
+
+
+def save(graph_module: fx.GraphModule, path: FilePath) -> None:
+    """Write a traced model to a file that needs no model class and holds no code.
+
+    The file is a safetensors file: weights lie in it under their state-dict names.
+
+    Args:
+        graph_module: From `slimgraph.trace` or `slimgraph.compress`.
+        path: Where to; any name will do, `.slim` is customary.
+
+    Raises:
+        SlimgraphError: The model holds something that is no data, such as a module class of
+            its own.
+        FileError: The file cannot be written.
+    """
+    if not isinstance(graph_module, fx.GraphModule):
+        raise SlimgraphError(
+            f"only a traced model can be saved, not a `{type(graph_module).__name__}`",
+            hint="trace it with `slimgraph.trace(model, example_inputs)`",
+        )
+    packer = TensorPacker()
+    payload: dict[str, Any] = {
+        "name": type(graph_module).__name__,
+        "nodes": encode_nodes(graph_module.graph),
+        "modules": encode_modules(graph_module, packer),
+    }
+    payload["tensors"], tensors = packer.pack()
+    plan = getattr(graph_module, "plan", None)
+    if plan is not None:
+        payload["plan"], plan_tensors = plan.to_payload()
+        tensors |= {_PLAN + name: tensor for name, tensor in plan_tensors.items()}
+    write(path, "model", payload, tensors)
+
+
+def load(path: FilePath) -> fx.GraphModule:
+    """Read a traced model that `save` wrote.
+
+    Nothing in the file is executed, whoever made it. Weights are mapped into memory, so they are
+    read from the disk when they are first used.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The model on the CPU, with the shapes, sources, modes and plan it was saved with.
+
+    Raises:
+        FileError: The file is missing, damaged, or says what no saved model says.
+    """
+    payload, tensors = read(path, "model")
+    try:
+        return decode_model(payload, tensors)
+    except Exception as error:  # a hostile file can make anything fail, and none may escape
+        raise FileError(
+            f"`{path}` is not a valid slimgraph model: {reason(error)}",
+            hint="the file is damaged, or slimgraph did not write it; save the model again",
+        ) from error
+
+
+def decode_model(payload: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> fx.GraphModule:
+    """Rebuild a traced model from data that may come from anywhere.
+
+    Args:
+        payload: The JSON part, as `save` writes it.
+        tensors: The tensors it names.
+
+    Raises:
+        Exception: The data describes no model; `reason` says why.
+    """
+    name = payload["name"]
+    if not is_identifier(name) or keyword.iskeyword(name):
+        raise MalformedError(f"{name!r} is no name for a model")
+    root = decode_modules(payload["modules"], TensorUnpacker(payload["tensors"], tensors))
+    graph, inputs = decode_nodes(payload["nodes"])
+    check_targets(graph, root)
+    graph_module = _graph_module(root, graph, name)
+    fill_values(graph_module, inputs)
+    if "plan" in payload:
+        from slimgraph.plan import Plan
+
+        own = {key.removeprefix(_PLAN): key for key in tensors if key.startswith(_PLAN)}
+        plan = Plan.from_payload(payload["plan"], {key: tensors[own[key]] for key in own})
+        vars(graph_module)["plan"] = plan
+    return graph_module
+
+
+def _graph_module(root: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
+    """Make a GraphModule that holds all modules and tensors, also those no node names."""
+    graph_module = fx.GraphModule(root, graph, name)
+    for store in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+        vars(graph_module)[store] = vars(root)[store]
+    return graph_module

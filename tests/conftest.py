@@ -1,0 +1,29 @@
+"""What holds for every test: one thread, fixed seeds, deterministic kernels."""
+
+import random
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("house")
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(mode=True)
+
+
+def seed() -> None:
+    """Set every random state there is."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - scikit-learn draws from the global state
+    torch.manual_seed(0)
+
+
+seed()  # also what is drawn while tests are collected: each worker must collect the same ones
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Start every test from the same random state, whatever ran before it."""
+    seed()

@@ -1,0 +1,75 @@
+"""Models and files for the tests of this folder: honest ones, and changed ones."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, fx, nn
+
+from slimgraph.serialize import save
+from slimgraph.tracing import trace
+
+Payload = dict[str, Any]
+Edit = Callable[[Payload, dict[str, Tensor]], None]
+
+
+class Net(nn.Module):
+    """A bit of everything a file has to hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.gamma = nn.Parameter(torch.rand(8, 1, 1))
+        self.register_buffer("offset", torch.rand(8, 1, 1), persistent=False)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.conv1(x)))
+        x = x * self.gamma + self.offset
+        return self.head(x.mean((2, 3)))
+
+
+def traced_net() -> fx.GraphModule:
+    """Return the net, traced, with running statistics that are not those of a fresh one."""
+    model = Net()
+    model(torch.randn(4, 3, 8, 8))
+    return trace(model.eval(), torch.randn(2, 3, 8, 8))
+
+
+def forged(folder: Path, edit: Edit, model: fx.GraphModule | None = None) -> Path:
+    """Save a model, change the file's JSON or its tensors, and return its path."""
+    path = folder / "forged.slim"
+    save(model or traced_net(), path)
+    with safe_open(path, framework="pt") as file:
+        document = json.loads(file.metadata()["slimgraph"])
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    edit(document["payload"], tensors)
+    write_container(path, document, tensors)
+    return path
+
+
+def write_container(path: Path, document: Any, tensors: dict[str, Tensor]) -> None:
+    """Write a file of slimgraph's format without slimgraph's own checks."""
+    text = document if isinstance(document, str) else json.dumps(document)
+    save_file(tensors, path, {"slimgraph": text})
+
+
+def node(payload: Payload, name: str) -> dict[str, Any]:
+    """Return one node of a payload, to be changed."""
+    return next(found for found in payload["nodes"] if found["name"] == name)
+
+
+def module(payload: Payload, path: str) -> dict[str, Any]:
+    """Return one module of a payload, to be changed."""
+    return next(found for found in payload["modules"] if found["path"] == path)
+
+
+def insert(payload: Payload, name: str, target: str, *args: Any, op: str = "call_function") -> None:
+    """Put a node in front of the output."""
+    fields = {"name": name, "op": op, "target": target, "args": list(args), "kwargs": {}}
+    payload["nodes"].insert(-1, {**fields, "source": ""})

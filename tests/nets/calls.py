@@ -1,0 +1,233 @@
+"""Ways to call, to return, to share and to hide."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
+
+from tests.nets.base import Example, Net, bare, conv
+
+
+class TwoInputs(Net):
+    def parts(self) -> dict[str, Any]:
+        return {"a": conv(3, 8), "b": nn.Linear(4, 8), "head": conv(8, 2)}
+
+    def forward(self, image: Tensor, label: Tensor, scale: float = 2.0) -> Tensor:
+        return self.head(F.relu(self.a(image)) * scale + self.b(label)[:, :, None, None])
+
+
+class Optional(TwoInputs):
+    """Called by keyword, with an argument between that is left out."""
+
+    def forward(self, image: Tensor, scale: float = 2.0, *, input: Tensor | None = None) -> Tensor:
+        x = F.relu(self.a(image)) * scale
+        return self.head(x if input is None else x + self.b(input)[:, :, None, None])
+
+
+class Outputs(Net):
+    """Tensors in a dict in a tuple; what reaches an output stays."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"stem": conv(3, 8), "mid": conv(8, 6), "a": conv(6, 2), "b": conv(6, 4)}
+
+    def forward(self, x: Tensor) -> Any:
+        x = F.relu(self.mid(F.relu(self.stem(x))))
+        return {"a": self.a(x), "more": (self.b(x).mean((2, 3)), [x.shape[0], None])}
+
+
+@torch.library.custom_op("slimgraph_tests::mystery", mutates_args=())
+def mystery(x: Tensor) -> Tensor:
+    """Mix channels in a way nobody knows of."""
+    return x + x.flip(1) * 0.5
+
+
+@mystery.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class Unknown(Net):
+    def parts(self) -> dict[str, Any]:
+        return {"stem": conv(3, 8), "mid": conv(8, 6), "after": conv(6, 4), "head": conv(4, 2)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = mystery(F.relu(self.mid(F.relu(self.stem(x)))))
+        return self.head(F.relu(self.after(x)))
+
+
+class Tied(Net):
+    """The embedding's table is the head's weight."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"embed": nn.Embedding(10, 8), "mid": nn.Linear(8, 8), "head": nn.Linear(8, 10, bias=False)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.mid(self.embed(x).mean(1))))
+
+
+class TiedConvolutions(Net):
+    """Two modules, one weight and one bias."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"a": conv(3, 8), "b": conv(3, 8), "c": conv(8, 6), "d": conv(8, 6), "head": conv(12, 2)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.d.weight = self.c.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(torch.cat([self.c(self.a(x)), self.d(self.b(x))], 1)))
+
+
+class AutoEncoder(Net):
+    """The decoder uses the encoder's weight, transposed."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"first": nn.Linear(5, 8), "weight": bare(6, 8), "head": nn.Linear(8, 2)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        return self.head(F.relu(F.linear(F.linear(x, self.weight), self.weight.t())))
+
+
+class Hooked(Net):
+    """A forward hook changes what a convolution returns."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"stem": conv(3, 8), "mid": conv(8, 6), "head": conv(6, 2)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mid.register_forward_hook(lambda module, args, result: result * 2 + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.mid(F.relu(self.stem(x)))))
+
+
+class Watched(Hooked):
+    """A forward hook on a container only looks."""
+
+    def __init__(self) -> None:
+        Net.__init__(self)
+        self.shapes: list[Any] = []
+        self.register_forward_hook(lambda module, args, result: self.shapes.append(result.shape))
+
+
+class Pruned(Hooked):
+    """Masked by torch.nn.utils.prune: the weight is computed before every call."""
+
+    def __init__(self) -> None:
+        Net.__init__(self)
+        prune.random_structured(self.mid, "weight", amount=2, dim=0)
+        prune.l1_unstructured(self.stem, "weight", amount=0.3)
+
+
+class SpectralNorm(Hooked):
+    """The weight is a parametrisation of another one."""
+
+    def __init__(self) -> None:
+        Net.__init__(self)
+        parametrizations.weight_norm(self.mid)
+
+
+class LearnedQuery(Net):
+    """A linear layer reads a bare parameter, which is also added to the features."""
+
+    def parts(self) -> dict[str, Any]:
+        return {
+            "stem": nn.Linear(5, 8), "query": bare(1, 8), "mid": nn.Linear(8, 6), "head": nn.Linear(6, 2)
+        }  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x)) + self.query
+        return self.head(self.mid(self.query) + self.mid(x))
+
+
+class Constant(Net):
+    """Adds a tensor made in the forward, one number per channel."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"stem": conv(3, 8), "mid": conv(8, 6), "head": conv(6, 2)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x) + torch.arange(8.0).view(8, 1, 1)
+        x = self.mid(F.relu(x))
+        return self.head(x + torch.zeros(x.shape[0], 6, 1, 1) + torch.zeros_like(x))
+
+
+class InPlaceView(Net):
+    """Writes into a slice of a value, and reads the whole of it."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"stem": conv(3, 8), "other": conv(3, 4), "head": conv(8, 2)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        y[:, :4].add_(self.other(x)).mul_(2)
+        return self.head(F.relu(y))
+
+
+class Nested(Net):
+    """Modules in lists, dicts and sequences; a part that is never called."""
+
+    def parts(self) -> dict[str, Any]:
+        return {
+            "items": nn.ModuleList([conv(3, 8), nn.ModuleDict({"x": conv(8, 8), "y": nn.Identity()})]),
+            "stale": conv(5, 7), "head": nn.Sequential(nn.ReLU(), nn.Sequential(conv(8, 2))),
+        }  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.items[0](x)
+        for part in self.items[1].values():
+            x = part(x)
+        return self.head(x)
+
+
+class NothingToRemove(Net):
+    def parts(self) -> dict[str, Any]:
+        return {"head": conv(3, 2)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x)
+
+
+def _pair(batch: int, size: int) -> tuple[Tensor, ...]:
+    return torch.randn(batch, 3, size, size), torch.randn(batch, 4)
+
+
+def _named(batch: int, size: int) -> dict[str, Tensor]:
+    return dict(zip(("image", "input"), _pair(batch, size), strict=True))
+
+
+def _words(batch: int, size: int) -> Tensor:
+    return torch.arange(batch * size).view(batch, size) % 10
+
+
+_rows: Callable[[int, int], Tensor] = lambda batch, _: torch.randn(batch, 5)  # noqa: E731
+EXAMPLES = {
+    "two inputs": Example(TwoInputs, {}, _pair),
+    "inputs by name": Example(Optional, {}, _named),
+    "nested outputs": Example(Outputs, {}),
+    "unknown op": Example(Unknown, {}),
+    "tied embedding": Example(Tied, {}, _words),
+    "tied convolutions": Example(TiedConvolutions, {}),
+    "tied and transposed": Example(
+        AutoEncoder, {}, _rows, other=None, keeps_zero=False, reads={"weight": (0, 1)}
+    ),
+    "forward hook": Example(Hooked, {}),
+    "watching hook": Example(Watched, {}),
+    "torch.nn.utils.prune": Example(Pruned, {}),
+    "weight norm": Example(SpectralNorm, {}),
+    "learned query": Example(LearnedQuery, {}, _rows, other=None),
+    "constants": Example(Constant, {}),
+    "written in place": Example(InPlaceView, {}),
+    "nested modules": Example(Nested, {}),
+    "nothing to remove": Example(NothingToRemove, {}),
+}
