@@ -9,7 +9,6 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from slimgraph.kept import KeptChannels
-from slimgraph.ops import DEFAULT_TABLE
 from slimgraph.pass_manager import Pass, PassResult, clone
 from slimgraph.rules import Call, Rule, RuleTable, canonical, compute
 from slimgraph.shapes import modules_of
@@ -36,7 +35,7 @@ class ResizeLiterals(Pass):
     """
 
     kept: KeptChannels
-    table: RuleTable = DEFAULT_TABLE
+    table: RuleTable
     name: ClassVar[str] = "resize-literals"
     keeps_outputs: ClassVar[bool] = False
 

@@ -30,7 +30,7 @@ class SliceParameters(Pass):
         result = clone(graph_module)
         stored = stored_tensors(result)
         sliced: dict[str, Tensor] = {}
-        for names in names_of(result).values():
+        for names in names_of(stored).values():
             planned = next((name for name in names if name in self.plan.kept), names[0])
             old = stored[planned]
             new = like(old, slice_tensor(old, self.plan.kept.get(planned, ())))

@@ -5,7 +5,8 @@ __version__ = "0.1.0"
 from slimgraph.analysis import analyze
 from slimgraph.compress import compress, masked
 from slimgraph.errors import SlimgraphError
-from slimgraph.graph import DependencyGraph, Group
+from slimgraph.graph import DependencyGraph
+from slimgraph.groups import Group
 from slimgraph.importance import score
 from slimgraph.mask import Mask
 from slimgraph.onnx_export import ExportReport, export_onnx

@@ -46,7 +46,7 @@ def analyze(
     for node in traced.graph.nodes:
         walk.values[node] = walk.visit(node)
     walk.ledger.close()
-    return DependencyGraph(traced, walk.ledger, walk.values, walk.kinds)
+    return DependencyGraph(traced, walk.ledger, walk.values, walk.kinds, rules)
 
 
 class Walk:

@@ -35,7 +35,7 @@ Show which channels of a model can only leave together, and what keeps the other
 \b
 Examples:
   slimgraph-report model.slim
-  slimgraph-report model.slim --html groups.html
+  slimgraph-report model.slim --output groups.html
   slimgraph-report model.slim --explain layer1.0.conv2 --explain layer1.1.conv2
 """
 

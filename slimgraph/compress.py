@@ -66,7 +66,9 @@ def shrink(
 ) -> fx.GraphModule:
     """Run the passes for a decision that is already checked."""
     plan = make_plan(graph, kept)
-    pipeline = Pipeline((ResizeLiterals(kept), SliceParameters(plan)), observer=observer)
+    pipeline = Pipeline(
+        (ResizeLiterals(kept, graph.rules), SliceParameters(plan)), observer=observer
+    )
     slim = pipeline.run(graph.traced)
     inputs = [node for node in graph.traced.graph.nodes if node.op == "placeholder"]
     propagate(slim, *(node.meta["val"] for node in inputs))
@@ -202,7 +204,7 @@ _DEFAULTS = {"eps": 1e-5}
 
 
 def kept_group_norm(
-    input: Tensor,  # noqa: A002 - the name torch has for it
+    input: Tensor,
     removed: Tensor,
     num_groups: int,
     weight: Tensor | None,

@@ -84,11 +84,12 @@ def run(request: Request, say: Say) -> Done:
         request.model, request.shapes, say, arch=request.arch, trust_pickle=request.trust_pickle
     )
     asked: dict[str, Any] = {**request.budget, **request.choice}
+    observer = None if request.dump_passes is None else dump_passes(request.dump_passes)
     result = slim(
         traced,
         **asked,
         mask=None if request.mask is None else Mask.load(request.mask),
-        observer=None if request.dump_passes is None else dump_passes(request.dump_passes),
+        observer=observer,
         progress=say,
     )
     exactness = None
@@ -102,6 +103,7 @@ def run(request: Request, say: Say) -> Done:
         verify=request.verify,
         tolerance=request.tolerance,
         latency=request.latency,
+        observer=observer,
         progress=lambda step: say(f"export: {step}"),
     )
     result.report["export"] = exported.to_dict()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -14,109 +14,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx
 
-from slimgraph.display import Rows, Shown
 from slimgraph.errors import UnknownGroupError
+from slimgraph.groups import Explanation, Group, Member, Reason, Step, module_of
 from slimgraph.labels import Axis, Ledger, Value, compact
-
-
-class Member(NamedTuple):
-    """One dim of a parameter or buffer that a group's channels occupy."""
-
-    parameter: str
-    dim: int
-
-
-class Reason(NamedTuple):
-    """Why channels cannot leave: the node that keeps them, and the line of the model."""
-
-    node: str
-    source: str
-    message: str
-
-    def __str__(self) -> str:
-        """Say it in one line."""
-        place = f"%{self.node} ({self.source})" if self.source else f"%{self.node}"
-        return f"{self.message} at {place}"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Group(Shown):
-    """Channels that share parameters; each leaves on its own, with all that is tied to it.
-
-    Attributes:
-        name: The module that makes the channels first; a parameter's name if there is none.
-        size: Number of channels.
-        members: Where they are stored: `(parameter or buffer, dim)`.
-        modules: Modules whose output channels they are.
-        frozen: Bool tensor of shape `(size,)`: channels that have to stay.
-        reasons: Why these have to stay.
-        components: Their indices among all channels of the model. Shape `(size,)`.
-    """
-
-    name: str
-    size: int
-    members: tuple[Member, ...]
-    modules: tuple[str, ...]
-    frozen: Tensor
-    reasons: tuple[Reason, ...]
-    components: Tensor
-
-    @property
-    def prunable(self) -> bool:
-        """Whether any channel can leave."""
-        return self.size > 1 and not bool(self.frozen.all())
-
-    def __repr__(self) -> str:
-        """Say it in one line."""
-        state = "prunable" if self.prunable else "frozen"
-        return f"Group({self.name!r}, size={self.size}, {len(self.members)} members, {state})"
-
-    def to_rows(self) -> Rows:
-        """List where the channels are stored, and why some have to stay."""
-        rows = [(f"{member.parameter}[{member.dim}]", "") for member in self.members]
-        rows += [(f"{int(self.frozen.sum())} frozen", str(reason)) for reason in self.reasons]
-        return Rows(repr(self), ("member", "why frozen"), rows)
-
-
-class Step(NamedTuple):
-    """One link of an explanation."""
-
-    left: str
-    right: str
-    node: str
-    source: str
-
-    def __str__(self) -> str:
-        """Say it in one line."""
-        where = f"%{self.node} ({self.source})" if self.source else f"%{self.node}"
-        return f"`{self.left}` and `{self.right}` are tied by {where}"
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """The answer to `graph.explain`; print it."""
-
-    question: str
-    steps: tuple[Step, ...] = ()
-    reasons: tuple[Reason, ...] = ()
-
-    def __str__(self) -> str:
-        """Give the question and one line per step."""
-        lines = [str(item) for item in (*self.steps, *self.reasons)]
-        return "\n".join([self.question, *(f"  {line}" for line in lines)])
-
-    __repr__ = __str__
-
-
-def module_of(parameter: str) -> str:
-    """Return the module part of a parameter's name, or the name if it stands alone.
-
-    Example:
-        >>> module_of("layer1.0.conv1.weight"), module_of("pos_embed")
-        ('layer1.0.conv1', 'pos_embed')
-    """
-    owner, _, name = parameter.rpartition(".")
-    return owner if name in ("weight", "bias") and owner else parameter
+from slimgraph.rules import RuleTable
 
 
 def components_of(pairs: list[tuple[Tensor, Tensor]], count: int) -> np.ndarray[Any, Any]:
@@ -138,12 +39,14 @@ class DependencyGraph:
         ledger: What the rules wrote down.
         values: The labels of every node's value.
         kinds: The kind of op of every node.
+        rules: How channels flow through ops; they also resize what is compressed.
     """
 
     traced: fx.GraphModule
     ledger: Ledger
     values: dict[fx.Node, Any]
     kinds: dict[fx.Node, str]
+    rules: RuleTable
     _cache: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -180,9 +83,11 @@ class DependencyGraph:
             present[own] = True
         present[self.component[0]] = False
         found[~present.numpy()] = -1
-        order = list(dict.fromkeys(found[self.component[1:].numpy()].tolist()))
-        rank = {old: new for new, old in enumerate(o for o in order if o >= 0)}
-        return torch.tensor([rank.get(int(g), -1) for g in found])
+        in_order = found[self.component[1:].numpy()]
+        groups, first = np.unique(in_order[in_order >= 0], return_index=True)
+        rank = np.full(found.max(initial=-1) + 2, -1)  # its last entry stands for no group
+        rank[groups[first.argsort()]] = np.arange(len(groups))
+        return torch.from_numpy(rank[found])
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -196,7 +101,7 @@ class DependencyGraph:
         members = self._axes_of_groups(tuple(self.ledger.axes.values()))
         opened = self._axes_of_groups(self.ledger.opened)
         reasons = self._reasons()
-        names = _unique_names([axes[0] for axes in opened])
+        names = _unique_names(opened)
         return tuple(
             Group(
                 names[i],
@@ -222,17 +127,18 @@ class DependencyGraph:
 
     def _groups_of_each(self, labels: Sequence[Tensor]) -> list[list[int]]:
         """Do the same for many label tensors at once."""
-        found: list[list[int]] = [[] for _ in labels]
+        found: dict[int, list[int]] = {id(each): [] for each in labels}  # norms share theirs
         if not found:
-            return found
-        lengths = torch.tensor([each.numel() for each in labels])
-        owners = torch.arange(len(labels)).repeat_interleave(lengths)
-        index = self._group_of_label[torch.cat([each.flatten() for each in labels])]
+            return []
+        distinct = list({id(each): each for each in labels}.values())
+        lengths = torch.tensor([each.numel() for each in distinct])
+        owners = torch.arange(len(distinct)).repeat_interleave(lengths)
+        index = self._group_of_label[torch.cat([each.flatten() for each in distinct])]
         count = int(self.group_index.max()) + 1
         keys = (owners * count + index)[index >= 0].unique_consecutive().unique()
         for key in keys.tolist():
-            found[key // count].append(key % count)
-        return found
+            found[id(distinct[key // count])].append(key % count)
+        return [found[id(each)] for each in labels]
 
     def _axes_of_groups(self, axes: Sequence[Axis]) -> list[list[Axis]]:
         found: list[list[Axis]] = [[] for _ in range(int(self.group_index.max()) + 1)]
@@ -290,12 +196,18 @@ class DependencyGraph:
         """Return the name of the group of a module's output channels, if it has one."""
         return self._by_name[module][0].name if module in self._by_name else None
 
-    def components(self, name: str) -> Tensor:
-        """Return the channels a mask entry of that name speaks of, in its order."""
+    def components(self, name: str, length: int | None = None) -> Tensor:
+        """Return the channels a mask entry of that name speaks of, in its order.
+
+        Args:
+            name: Of a group or a module. Of both, it is the group, whose size may be another one.
+            length: Of the mask entry: then a module of that name and length is meant, too.
+        """
         group, axis = self._find(name)
-        if axis is None or group.name == name:
+        own = group.components if axis is None else self.component[axis.labels.flatten()]
+        if group.name == name and (group.size == length or len(own) != length):
             return group.components
-        return self.component[axis.labels.flatten()]
+        return own
 
     def explain(self, left: str, right: str | None = None) -> Explanation:
         """Say what ties two modules' channels together, or what keeps one's from leaving.
@@ -426,9 +338,11 @@ def _common(left: Tensor, right: Tensor) -> int | None:
     return next((index for index in left.tolist() if index in shared), None)
 
 
-def _unique_names(axes: list[Axis]) -> list[str]:
+def _unique_names(opened: list[list[Axis]]) -> list[str]:
+    """Name each group by the module that makes its channels, else by a parameter of no module."""
     names: list[str] = []
-    for axis in axes:
+    for axes in opened:
+        axis = next((axis for axis in axes if axis.role == "out"), axes[0])
         name = module_of(axis.parameter)
         names.append(name if name not in names else f"{axis.parameter}[{axis.dim}]")
     return names

@@ -49,7 +49,7 @@ class KeptChannels:
     graph: DependencyGraph
     channels: Tensor
     _shapes: dict[Any, Shape] = field(default_factory=dict)
-    _axes: dict[tuple[str, int], Tensor | None] = field(default_factory=dict)
+    _axes: dict[int, Tensor | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that every block stays rectangular.
@@ -122,10 +122,11 @@ class KeptChannels:
         shape = list(value.shape)
         for layer in value.layers:
             alive = self.alive(compact(layer))
-            if bool(alive.all()):
+            count = int(alive.sum())
+            if count == alive.numel():
                 continue
             dims = varying(layer)
-            left = extents(alive.squeeze())
+            left = (count,) if len(dims) == 1 else extents(alive.squeeze())
             if left is None:
                 raise UnevenBlocksError(
                     "what the mask keeps of this value is not a dense tensor",
@@ -179,10 +180,12 @@ class KeptChannels:
         return tuple(self._axis(parameter, dim) for dim in range(ndim))
 
     def _axis(self, parameter: str, dim: int) -> Tensor | None:
-        key = (parameter, dim)
+        axis = self.graph.ledger.axes.get((parameter, dim))
+        if axis is None:
+            return None
+        key = id(axis.labels)  # the parameters of a norm share their labels
         if key not in self._axes:
-            axis = self.graph.ledger.axes.get(key)
-            self._axes[key] = None if axis is None else self._positions(axis)
+            self._axes[key] = self._positions(axis)
         return self._axes[key]
 
     def _positions(self, axis: Axis) -> Tensor | None:

@@ -79,7 +79,7 @@ class Mask(Shown, Mapping[str, Tensor]):
         from slimgraph import container
 
         payload, tensors = container.read(path, "mask")
-        return cls(tensors, payload["on_conflict"])
+        return cls(tensors, payload.get("on_conflict", "error"))
 
     @classmethod
     def of_channels(cls, graph: DependencyGraph, keep: Tensor) -> "Mask":
@@ -137,7 +137,7 @@ def keep_channels(graph: DependencyGraph, mask: Mapping[str, Any]) -> Tensor:
     kept = torch.zeros(len(graph.frozen), dtype=torch.bool)
     dropped = kept.clone()
     for name, entry in mask.items():
-        channels = graph.components(name)
+        channels = graph.components(name, len(entry))
         if len(channels) != len(entry):
             raise MaskLengthError(
                 f"the mask of `{name}` has {len(entry)} entries, "

@@ -46,7 +46,7 @@ def slice_tensor(tensor: Tensor, kept: Kept) -> Tensor:
 
 # Bytes of rows that are gathered before their columns are: they fit a processor's cache, and a
 # large matrix is sliced without memory beyond the result.
-_AT_ONCE = 1 << 22
+_AT_ONCE = 1 << 18
 
 
 def _select(tensor: Tensor, kept: Sequence[Tensor | None]) -> Tensor:
@@ -146,7 +146,7 @@ class Plan(Shown):
         for name in self.kept:
             _check_shape(name, stored.get(name), self.sizes[name])
         self._rehearse(model)
-        names = names_of(model)
+        names = names_of(stored)
         sliced: dict[str, Tensor] = {}
         for name in self.kept:
             new = like(stored[name], slice_tensor(stored[name], self.kept[name]))
@@ -219,12 +219,13 @@ class Plan(Shown):
             for key, positions in tensors.items():
                 name, _, dim = key[:-1].rpartition("[")
                 kept.setdefault(name, [None] * len(sizes[name]))[int(dim)] = positions
+            groups = {str(name): int(count) for name, count in payload["groups"].items()}
         except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise PlanError(f"the data does not describe a plan: {error!r}") from error
         for name, entries in kept.items():
             _check_positions(name, entries, sizes[name])
         done = {name: tuple(entries) for name, entries in kept.items()}
-        return cls(done, sizes, dict(payload["groups"]), inputs)
+        return cls(done, sizes, groups, inputs)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as safetensors."""
@@ -266,16 +267,18 @@ def put_all(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    if isinstance(tensor, nn.Parameter):
-        setattr(module, name, tensor)  # recurrent modules keep a list besides
+    if isinstance(module, nn.RNNBase):  # it keeps a list of its parameters besides
+        setattr(module, name, tensor)
+    elif isinstance(tensor, nn.Parameter):
+        module._parameters[name] = tensor
     else:
         module._buffers[name] = tensor
 
 
-def names_of(model: nn.Module) -> dict[int, list[str]]:
-    """Map the identity of every parameter and buffer to all its names."""
+def names_of(stored: Mapping[str, Tensor]) -> dict[int, list[str]]:
+    """Map the identity of every stored tensor to all its names."""
     names: dict[int, list[str]] = {}
-    for name, tensor in stored_tensors(model).items():
+    for name, tensor in stored.items():
         names.setdefault(id(tensor), []).append(name)
     return names
 

@@ -1,5 +1,6 @@
 """Shapes without data: every node of a traced model knows the meta tensor it computes."""
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -106,12 +107,11 @@ class MetaRunner:
             return args[0]
         if node.target is getattr and args[1] == "device":
             return self.device
+        if not kwargs and self._keeps_shape(node, args):
+            return args[0].detach()
         function: Callable[..., Any]
         if node.op == "call_module":
-            module = self._modules[str(node.target)]
-            _refuse_integers(node, module, args)
-            if _keeps_shape(module, args):
-                return args[0].detach()
+            _refuse_integers(node, self._modules[str(node.target)], args)
             function = self.leaf(str(node.target))
         elif node.op == "call_method":
             function = getattr(type(args[0]), str(node.target))
@@ -123,6 +123,12 @@ class MetaRunner:
         except NotImplementedError:  # no meta kernel; the fake mode knows decompositions
             return _run_fake(function, args, kwargs)
 
+    def _keeps_shape(self, node: fx.Node, args: tuple[Any, ...]) -> bool:
+        """Return whether a call is known to return its first argument's shape, dtype, layout."""
+        if node.op == "call_module":
+            return _is_pointwise(self._modules[str(node.target)], args)
+        return node.op == "call_function" and node.target in _ARITHMETIC and _alike(args)
+
 
 # On meta tensors torch runs these as Python decompositions, half a millisecond and more each.
 _SAME_SHAPE = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU, nn.GELU)
@@ -131,10 +137,13 @@ _BATCH_NORM_RANKS: dict[type[nn.Module], tuple[int, ...]] = {
     nn.BatchNorm2d: (4,),
     nn.BatchNorm3d: (5,),
 }
+_ARITHMETIC = frozenset(
+    {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, torch.add, torch.mul}
+)
 
 
-def _keeps_shape(leaf: nn.Module, args: tuple[Any, ...]) -> bool:
-    """Return whether a leaf is known to return its one argument's shape, dtype and layout."""
+def _is_pointwise(leaf: nn.Module, args: tuple[Any, ...]) -> bool:
+    """Return whether a leaf treats every position of its one argument alike, and fits it."""
     if len(args) != 1 or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
         return False
     if leaf._forward_pre_hooks or leaf._forward_hooks:
@@ -145,6 +154,19 @@ def _keeps_shape(leaf: nn.Module, args: tuple[Any, ...]) -> bool:
     held = [t for t in (*leaf._parameters.values(), *leaf._buffers.values()) if t is not None]
     fitting = all(len(t) == args[0].shape[1] and t.dtype == args[0].dtype for t in held if t.ndim)
     return args[0].ndim in ranks and fitting
+
+
+def _alike(args: tuple[Any, ...]) -> bool:
+    """Return whether a floating-point tensor meets others of its kind only, or plain numbers."""
+    first, *others = args
+    if not isinstance(first, Tensor) or not first.is_floating_point():
+        return False
+    return all(
+        (other.shape, other.stride(), other.dtype) == (first.shape, first.stride(), first.dtype)
+        if isinstance(other, Tensor)
+        else isinstance(other, int | float)
+        for other in others
+    )
 
 
 def _refuse_integers(node: fx.Node, leaf: nn.Module, args: Any) -> None:

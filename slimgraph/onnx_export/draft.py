@@ -90,12 +90,13 @@ class Draft:
 
         if self.opset is not None and self.opset < OLDEST_NATIVE_OPSET:
             _lower_opset(self.path, self.opset)
-        _, opset = facts(self.path)
-        if self.opset not in (None, opset):  # torch.onnx only logs that it could not convert
-            raise OnnxExportError(
-                f"torch.onnx cannot write this model in opset {self.opset}",
-                hint=f"use `opset={opset}` or leave it to torch",
-            )
+        if self.opset is not None:
+            _, opset = facts(self.path)
+            if opset != self.opset:  # torch.onnx only logs that it could not convert
+                raise OnnxExportError(
+                    f"torch.onnx cannot write this model in opset {self.opset}",
+                    hint=f"use `opset={opset}` or leave it to torch",
+                )
         try:
             onnx.checker.check_model(str(self.path), full_check=True)
         except Exception as error:

@@ -29,7 +29,7 @@ from slimgraph.onnx_export.draft import Draft, check_opset, facts, first_line
 from slimgraph.onnx_export.examples import ExampleInputs, Examples, bind
 from slimgraph.onnx_export.report import ExportReport
 from slimgraph.parity import Parity, compare, named_leaves, require_parity, worst_of
-from slimgraph.pass_manager import Pipeline
+from slimgraph.pass_manager import Observer, Pipeline
 from slimgraph.passes.eliminate_dead_nodes import EliminateDeadNodes
 from slimgraph.passes.eliminate_identity import EliminateIdentity
 from slimgraph.passes.fold_batch_norm import FoldBatchNorm
@@ -53,6 +53,7 @@ def export_onnx(  # noqa: PLR0913 - every option is a keyword here and a flag of
     latency: bool = False,
     optimize: bool = True,
     progress: Progress | None = None,
+    observer: Observer | None = None,
     external_data_above: int = EXTERNAL_DATA_ABOVE,
 ) -> ExportReport:
     """Write a model as ONNX, in eval mode, after comparing the file with torch in onnxruntime.
@@ -71,6 +72,7 @@ def export_onnx(  # noqa: PLR0913 - every option is a keyword here and a flag of
         latency: Whether to time the file in onnxruntime.
         optimize: Whether torch.onnx shall simplify the graph.
         progress: Called with the name of every step when it starts.
+        observer: Called after each pass with its name and the graph before and after.
         external_data_above: Size of the weights, in bytes, above which they go to a file of their
             own, `path` + `.data`.
 
@@ -91,7 +93,8 @@ def export_onnx(  # noqa: PLR0913 - every option is a keyword here and a flag of
         example = bind(model, example_inputs)
         _check_numbers(model, example)
         draft = Draft(folder / destination.name, opset, optimize, external_data_above)
-        job = _Job(model, example, draft, tolerance if verify else None, say)
+        prepared = Pipeline(PASSES, observer=observer).run(model)
+        job = _Job(model, prepared, example, draft, tolerance if verify else None, say)
         report = job.run(destination, free=dynamic_batch, latency=latency)
         _publish(folder, destination)
     return report
@@ -106,6 +109,7 @@ class _Job:
     """One export; a tolerance of `None` means not to verify."""
 
     model: GraphModule
+    prepared: GraphModule
     example: Examples
     draft: Draft
     tolerance: float | None
@@ -113,17 +117,16 @@ class _Job:
 
     def run(self, destination: Path, *, free: bool, latency: bool) -> ExportReport:
         """Make the draft and report on it."""
-        prepared = Pipeline(PASSES).run(self.model)
         reference = self.reference(self.example)
         parity, note = None, ""
         if free and self.example.batch is not None:
             try:
-                parity = self.attempt(prepared, reference, free=True)
+                parity = self.attempt(reference, free=True)
             except _FixedBatchError as error:
                 note = f"the batch size is fixed at {self.example.batch}: {error}"
         free = parity is not None
         if parity is None:
-            parity = self.attempt(prepared, reference, free=False)
+            parity = self.attempt(reference, free=False)
         time = None
         if latency:
             self.say("measure")
@@ -133,14 +136,12 @@ class _Job:
         notes = (note,) if note else ()
         return ExportReport(destination, size, nodes, opset, free, parity, time, notes)
 
-    def attempt(
-        self, prepared: GraphModule, reference: dict[str, Tensor], *, free: bool
-    ) -> tuple[Parity, ...]:
+    def attempt(self, reference: dict[str, Tensor], *, free: bool) -> tuple[Parity, ...]:
         """Write and verify the draft, with a free or a fixed batch size."""
         self.say("translate")
         example = self.example.with_batch(max(self.example.batch or 0, 2)) if free else self.example
         try:
-            self.draft.write(prepared, example, tuple(reference), free=free)
+            self.draft.write(self.prepared, example, tuple(reference), free=free)
         except OnnxExportError as error:
             if free:
                 raise _FixedBatchError(error.message) from error

@@ -222,7 +222,9 @@ def channel_shuffle(site: Site, input: Value, groups: int) -> Any:
 
 def roll(site: Site, input: Value, shifts: Any, dims: Any = None) -> Value:
     """Roll; the shift along a dim with channels would have to be another one."""
-    rolled = range(input.ndim) if dims is None else dims if isinstance(dims, tuple | list) else [dims]
+    rolled = (
+        range(input.ndim) if dims is None else dims if isinstance(dims, tuple | list) else [dims]
+    )
     whole = Value(input.shape, site.layers(input))
     rest = site.without(whole, [dim % input.ndim for dim in rolled], "is rolled")
     return site.value(*rest)

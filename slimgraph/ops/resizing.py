@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from slimgraph.errors import EmptiedGroupError, MaskError
+from slimgraph.errors import EmptiedGroupError
 from slimgraph.rules import Call, compute
 from slimgraph.shapes import place
 
@@ -142,17 +142,15 @@ def getitem(call: Call) -> None:
         if entry is Ellipsis:
             dim += ndim - used
             continue
-        if entry != slice(None) and call.kept.positions(call.input, dim) is not None:
+        size = _old(call.input)[dim]
+        whole = isinstance(entry, slice) and range(size)[entry] == range(size)
+        if not whole and call.kept.positions(call.input, dim) is not None:
             given[k] = _moved(call, dim, entry)
+            if isinstance(given[k], list) and len(entries) > 1:  # two lists would be paired
+                picked = (*[slice(None)] * dim, given[k])
+                call.args[0] = compute(call.graph, operator.getitem, call.args[0], picked)
+                given[k] = slice(None)
         dim += 1
-    if sum(isinstance(entry, list | int) for entry in given) > 1 and any(
-        isinstance(entry, list) for entry in given
-    ):
-        raise MaskError(
-            "the kept channels are not evenly spaced where two dims are indexed at once",
-            place(call.node),
-            "keep a contiguous range of these channels",
-        )
     call.args[1] = tuple(given) if isinstance(index, tuple) else given[0]
 
 

@@ -9,7 +9,8 @@ from torch.utils._pytree import tree_leaves
 
 import slimgraph
 from slimgraph.cost import CostModel
-from slimgraph.graph import DependencyGraph, Group, module_of
+from slimgraph.graph import DependencyGraph
+from slimgraph.groups import Group, module_of
 from slimgraph.rules import canonical
 
 SCHEMA = "slimgraph.report/1"

@@ -39,6 +39,10 @@ def _layer_norm(module: Any) -> Shapes:
     return dict.fromkeys(("weight", "bias"), tuple(module.normalized_shape))
 
 
+def _rms_norm(module: Any) -> Shapes:
+    return {"weight": tuple(module.normalized_shape)}
+
+
 def _embedding(module: Any) -> Shapes:
     return {"weight": (module.num_embeddings, module.embedding_dim)}
 
@@ -52,7 +56,8 @@ _SHAPES: tuple[tuple[tuple[type[nn.Module], ...], Callable[[Any], Shapes]], ...]
     ((_NormBase,), _per_channel("num_features", *_STATISTICS)),
     ((nn.GroupNorm,), _per_channel("num_channels", "weight", "bias")),
     ((nn.PReLU,), _per_channel("num_parameters", "weight")),
-    ((nn.LayerNorm, nn.RMSNorm), _layer_norm),
+    ((nn.LayerNorm,), _layer_norm),
+    ((nn.RMSNorm,), _rms_norm),
     ((nn.Embedding, nn.EmbeddingBag), _embedding),
 )
 

@@ -103,7 +103,7 @@ def decode_nodes(described: Any) -> tuple[fx.Graph, list[Any]]:
         name = fields.get("name") if isinstance(fields, dict) else None
         try:
             _check_new(name, nodes, last)
-            nodes[name] = _decode(graph, fields, nodes)
+            nodes[str(name)] = _decode(graph, fields, nodes)
             last = fields["op"]
             if last == "placeholder":
                 inputs.append(_decode_input(fields["value"]))

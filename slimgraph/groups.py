@@ -1,0 +1,108 @@
+"""Groups of channels that can only leave together, and explanations of why."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from slimgraph.display import Rows, Shown
+
+
+class Member(NamedTuple):
+    """One dim of a parameter or buffer that a group's channels occupy."""
+
+    parameter: str
+    dim: int
+
+
+class Reason(NamedTuple):
+    """Why channels cannot leave: the node that keeps them, and the line of the model."""
+
+    node: str
+    source: str
+    message: str
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        place = f"%{self.node} ({self.source})" if self.source else f"%{self.node}"
+        return f"{self.message} at {place}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Group(Shown):
+    """Channels that share parameters; each leaves on its own, with all that is tied to it.
+
+    Attributes:
+        name: The module that makes the channels first; a parameter's name if there is none.
+        size: Number of channels.
+        members: Where they are stored: `(parameter or buffer, dim)`.
+        modules: Modules whose output channels they are.
+        frozen: Bool tensor of shape `(size,)`: channels that have to stay.
+        reasons: Why these have to stay.
+        components: Their indices among all channels of the model. Shape `(size,)`.
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    modules: tuple[str, ...]
+    frozen: Tensor
+    reasons: tuple[Reason, ...]
+    components: Tensor
+
+    @property
+    def prunable(self) -> bool:
+        """Whether any channel can leave."""
+        return self.size > 1 and not bool(self.frozen.all())
+
+    def __repr__(self) -> str:
+        """Say it in one line."""
+        state = "prunable" if self.prunable else "frozen"
+        return f"Group({self.name!r}, size={self.size}, {len(self.members)} members, {state})"
+
+    def to_rows(self) -> Rows:
+        """List where the channels are stored, and why some have to stay."""
+        rows = [(f"{member.parameter}[{member.dim}]", "") for member in self.members]
+        rows += [(f"{int(self.frozen.sum())} frozen", str(reason)) for reason in self.reasons]
+        return Rows(repr(self), ("member", "why frozen"), rows)
+
+
+class Step(NamedTuple):
+    """One link of an explanation."""
+
+    left: str
+    right: str
+    node: str
+    source: str
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        where = f"%{self.node} ({self.source})" if self.source else f"%{self.node}"
+        return f"`{self.left}` and `{self.right}` are tied by {where}"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The answer to `graph.explain`; print it."""
+
+    question: str
+    steps: tuple[Step, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+
+    def __str__(self) -> str:
+        """Give the question and one line per step."""
+        lines = [str(item) for item in (*self.steps, *self.reasons)]
+        return "\n".join([self.question, *(f"  {line}" for line in lines)])
+
+    __repr__ = __str__
+
+
+def module_of(parameter: str) -> str:
+    """Return the module part of a parameter's name, or the name if it stands alone.
+
+    Example:
+        >>> module_of("layer1.0.conv1.weight"), module_of("pos_embed")
+        ('layer1.0.conv1', 'pos_embed')
+    """
+    owner, _, name = parameter.rpartition(".")
+    return owner if name in ("weight", "bias") and owner else parameter
