@@ -1,6 +1,5 @@
 """What the laws say: how to run a model, how to make a mask legal, and what removal must equal."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +17,9 @@ TOLERANCE = 1e-9
 def double(inputs: Any) -> Any:
     """Convert every floating-point tensor to double precision."""
     return tree_map(
-        lambda leaf: leaf.double()
-        if isinstance(leaf, Tensor) and leaf.is_floating_point()
-        else leaf,
+        lambda leaf: (
+            leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+        ),
         inputs,
     )
 
@@ -96,8 +95,7 @@ def _removed(tensor: Tensor, entries: Any, dim: int) -> Tensor:
     return gone
 
 
-def _zeroed(model: nn.Module, plan: sg.Plan, wanted: Callable[[str, int], bool]) -> nn.Module:
-    result = copy.deepcopy(model)
+def _zeroed(result: nn.Module, plan: sg.Plan, wanted: Callable[[str, int], bool]) -> nn.Module:
     for module in result.modules():
         if prune.is_pruned(module) and "weight" in vars(module):
             prune.remove(module, "weight")
@@ -114,12 +112,12 @@ def _zeroed(model: nn.Module, plan: sg.Plan, wanted: Callable[[str, int], bool])
 def without_readers(
     model: nn.Module, plan: sg.Plan, reads: dict[str, tuple[int, ...]]
 ) -> nn.Module:
-    """Zero every weight that reads a removed channel, in a copy of the user's own model."""
+    """Zero every weight that reads a removed channel, in place."""
     return _zeroed(model, plan, lambda name, dim: dim in reading_dims(model, name, reads))
 
 
 def without_makers(model: nn.Module, plan: sg.Plan, reads: dict[str, tuple[int, ...]]) -> nn.Module:
-    """Zero every weight, bias, scale and shift that makes a removed channel."""
+    """Zero every weight, bias, scale and shift that makes a removed channel, in place."""
     return _zeroed(model, plan, lambda name, dim: dim not in reading_dims(model, name, reads))
 
 

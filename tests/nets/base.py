@@ -99,4 +99,6 @@ def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def build(example: Example, seed: int = 0) -> nn.Module:
     """Build an example's model with random weights in double precision, in eval mode."""
-    return randomized(example.make(), seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return randomized(example.make(), seed)

@@ -129,7 +129,9 @@ class SqueezeExciteConv(Net):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        return self.head(F.hardsigmoid(self.up(F.silu(self.down(x.mean((2, 3), keepdim=True))))) * x)
+        return self.head(
+            F.hardsigmoid(self.up(F.silu(self.down(x.mean((2, 3), keepdim=True))))) * x
+        )
 
 
 class SpatialAttention(Net):
@@ -156,7 +158,11 @@ class CrossStage(Net):
     """As in YOLO: chunk, a chain, and all of it joined."""
 
     def parts(self) -> dict[str, Any]:
-        return {"stem": block(3, 8), "m": nn.ModuleList([block(4, 4), block(4, 4)]), "head": conv(16, 2)}
+        return {
+            "stem": block(3, 8),
+            "m": nn.ModuleList([block(4, 4), block(4, 4)]),
+            "head": conv(16, 2),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         y = list(self.stem(x).chunk(2, 1))
@@ -184,7 +190,7 @@ class Slices(Net):
 
 
 class SharedModule(Net):
-    """One convolution called twice: what goes into it is one set of channels, as is what comes out."""
+    """One convolution called twice: its inputs are the same channels, and so are its results."""
 
     def parts(self) -> dict[str, Any]:
         return {"a": conv(3, 8), "b": conv(3, 8), "shared": conv(8, 6), "head": conv(6, 2)}
@@ -208,7 +214,12 @@ class ReusedBlock(Net):
 
 class ChannelParameter(Net):
     def parts(self) -> dict[str, Any]:
-        return {"stem": conv(3, 8), "scale": bare(8, 1, 1), "shift": bare(1, 8, 1, 1), "head": conv(8, 2)}
+        return {
+            "stem": conv(3, 8),
+            "scale": bare(8, 1, 1),
+            "shift": bare(1, 8, 1, 1),
+            "head": conv(8, 2),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(F.relu(self.stem(x) * self.scale + self.shift))
@@ -249,8 +260,8 @@ class Pyramid(Net):
 
     def parts(self) -> dict[str, Any]:
         return {
-            "c1": block(3, 4), "c2": block(4, 6, stride=2), "l1": conv(4, 8, 1), "l2": conv(6, 8, 1),
-            "p1": conv(8, 2), "p2": conv(8, 3),
+            "c1": block(3, 4), "c2": block(4, 6, stride=2), "l1": conv(4, 8, 1),
+            "l2": conv(6, 8, 1), "p1": conv(8, 2), "p2": conv(8, 3),
         }  # fmt: skip
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -308,28 +319,28 @@ class TakenApart(Net):
 EXAMPLES = {
     "residual": Example(Residual, {"stem": 8}),
     "residual in place": Example(ResidualInPlace, {"stem": 8}),
-    "residual stages": Example(Stages, {}),
-    "concat": Example(Concat, {}),
-    "concat of one value": Example(ConcatSelf, {}),
-    "concat plus concat": Example(ConcatAdd, {}),
-    "dense block": Example(Dense, {}),
-    "concat along the height": Example(ConcatRows, {}),
-    "concat along the batch": Example(ConcatBatch, {}),
-    "squeeze and excite": Example(SqueezeExcite, {}, keeps_zero=False),
-    "squeeze and excite by convolutions": Example(SqueezeExciteConv, {}),
-    "spatial attention": Example(SpatialAttention, {}),
-    "chunk gate": Example(Chunks, {}, keeps_zero=False),
-    "cross stage": Example(CrossStage, {}),
-    "uneven split": Example(UnevenSplit, {}),
-    "slices": Example(Slices, {}),
-    "shared module": Example(SharedModule, {}),
-    "reused block": Example(ReusedBlock, {}),
-    "channel parameters": Example(ChannelParameter, {}),
-    "layer scale": Example(LayerScale, {}),
-    "upsample and skip": Example(Skip, {}, other=12),
-    "feature pyramid": Example(Pyramid, {}),
-    "padded shortcut": Example(PaddedShortcut, {}),
-    "stack and sum": Example(Radix, {}, rest=True),
-    "select": Example(Selected, {}),
-    "taken apart": Example(TakenApart, {}),
+    "residual stages": Example(Stages, {"stem.0": 4, "two.0": 8}),
+    "concat": Example(Concat, {"left": 8, "right": 6}),
+    "concat of one value": Example(ConcatSelf, {"stem": 8}),
+    "concat plus concat": Example(ConcatAdd, {"a": 10}),
+    "dense block": Example(Dense, {"stem": 6, "c1": 4, "c2": 4}),
+    "concat along the height": Example(ConcatRows, {"left": 8}),
+    "concat along the batch": Example(ConcatBatch, {"left": 8}),
+    "squeeze and excite": Example(SqueezeExcite, {"stem.0": 8, "down": 4}, keeps_zero=False),
+    "squeeze and excite by convolutions": Example(SqueezeExciteConv, {"stem.0": 8, "down": 4}),
+    "spatial attention": Example(SpatialAttention, {"stem": 8, "mid": 6}),
+    "chunk gate": Example(Chunks, {"stem": 8}, keeps_zero=False),
+    "cross stage": Example(CrossStage, {"stem.0": 8, "m.0.0": 4, "m.1.0": 4}),
+    "uneven split": Example(UnevenSplit, {"stem": 8, "left": 4}),
+    "slices": Example(Slices, {"stem": 8, "left": 4}),
+    "shared module": Example(SharedModule, {"a": 8, "shared": 6}),
+    "reused block": Example(ReusedBlock, {"stem": 8}),
+    "channel parameters": Example(ChannelParameter, {"stem": 8}),
+    "layer scale": Example(LayerScale, {"stem": 8, "up": 12}),
+    "upsample and skip": Example(Skip, {"down.0": 6, "low.0": 8}, other=12),
+    "feature pyramid": Example(Pyramid, {"c1.0": 4, "c2.0": 6, "l2": 8}),
+    "padded shortcut": Example(PaddedShortcut, {"stem": 8}),
+    "stack and sum": Example(Radix, {"a": 8}, rest=True),
+    "select": Example(Selected, {"a": 8}),
+    "taken apart": Example(TakenApart, {"stem": 8, "left": 4}),
 }

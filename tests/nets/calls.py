@@ -62,7 +62,11 @@ class Tied(Net):
     """The embedding's table is the head's weight."""
 
     def parts(self) -> dict[str, Any]:
-        return {"embed": nn.Embedding(10, 8), "mid": nn.Linear(8, 8), "head": nn.Linear(8, 10, bias=False)}
+        return {
+            "embed": nn.Embedding(10, 8),
+            "mid": nn.Linear(8, 8),
+            "head": nn.Linear(8, 10, bias=False),
+        }
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +80,13 @@ class TiedConvolutions(Net):
     """Two modules, one weight and one bias."""
 
     def parts(self) -> dict[str, Any]:
-        return {"a": conv(3, 8), "b": conv(3, 8), "c": conv(8, 6), "d": conv(8, 6), "head": conv(12, 2)}
+        return {
+            "a": conv(3, 8),
+            "b": conv(3, 8),
+            "c": conv(8, 6),
+            "d": conv(8, 6),
+            "head": conv(12, 2),
+        }
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +152,8 @@ class LearnedQuery(Net):
 
     def parts(self) -> dict[str, Any]:
         return {
-            "stem": nn.Linear(5, 8), "query": bare(1, 8), "mid": nn.Linear(8, 6), "head": nn.Linear(6, 2)
+            "stem": nn.Linear(5, 8), "query": bare(1, 8), "mid": nn.Linear(8, 6),
+            "head": nn.Linear(6, 2),
         }  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -179,7 +190,9 @@ class Nested(Net):
 
     def parts(self) -> dict[str, Any]:
         return {
-            "items": nn.ModuleList([conv(3, 8), nn.ModuleDict({"x": conv(8, 8), "y": nn.Identity()})]),
+            "items": nn.ModuleList(
+                [conv(3, 8), nn.ModuleDict({"x": conv(8, 8), "y": nn.Identity()})]
+            ),
             "stale": conv(5, 7), "head": nn.Sequential(nn.ReLU(), nn.Sequential(conv(8, 2))),
         }  # fmt: skip
 
@@ -212,22 +225,27 @@ def _words(batch: int, size: int) -> Tensor:
 
 _rows: Callable[[int, int], Tensor] = lambda batch, _: torch.randn(batch, 5)  # noqa: E731
 EXAMPLES = {
-    "two inputs": Example(TwoInputs, {}, _pair),
-    "inputs by name": Example(Optional, {}, _named),
-    "nested outputs": Example(Outputs, {}),
-    "unknown op": Example(Unknown, {}),
+    "two inputs": Example(TwoInputs, {"a": 8}, _pair),
+    "inputs by name": Example(Optional, {"a": 8}, _named),
+    "nested outputs": Example(Outputs, {"stem": 8, "mid": 6}),
+    "unknown op": Example(Unknown, {"stem": 8, "after": 4}),
     "tied embedding": Example(Tied, {}, _words),
-    "tied convolutions": Example(TiedConvolutions, {}),
+    "tied convolutions": Example(TiedConvolutions, {"a": 8, "c": 6}),
     "tied and transposed": Example(
-        AutoEncoder, {}, _rows, other=None, keeps_zero=False, reads={"weight": (0, 1)}
+        AutoEncoder,
+        {"first": 8, "weight": 6},
+        _rows,
+        other=None,
+        keeps_zero=False,
+        reads={"weight": (0, 1)},
     ),
     "forward hook": Example(Hooked, {}),
-    "watching hook": Example(Watched, {}),
-    "torch.nn.utils.prune": Example(Pruned, {}),
+    "watching hook": Example(Watched, {"stem": 8, "mid": 6}),
+    "torch.nn.utils.prune": Example(Pruned, {"stem": 8, "mid": 6}),
     "weight norm": Example(SpectralNorm, {}),
-    "learned query": Example(LearnedQuery, {}, _rows, other=None),
-    "constants": Example(Constant, {}),
-    "written in place": Example(InPlaceView, {}),
-    "nested modules": Example(Nested, {}),
+    "learned query": Example(LearnedQuery, {"stem": 8, "mid": 6}, _rows, other=None),
+    "constants": Example(Constant, {"stem": 8}, keeps_zero=False),
+    "written in place": Example(InPlaceView, {"stem": 8}),
+    "nested modules": Example(Nested, {"items.0": 8, "items.1.x": 8}),
     "nothing to remove": Example(NothingToRemove, {}),
 }

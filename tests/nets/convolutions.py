@@ -20,13 +20,19 @@ class Chain(Net):
 
 class Plain(Chain):
     def parts(self) -> dict[str, Any]:
-        return {"one": block(3, 8), "two": conv(8, 6, stride=2), "act": nn.GELU(), "head": conv(6, 2)}
+        return {
+            "one": block(3, 8),
+            "two": conv(8, 6, stride=2),
+            "act": nn.GELU(),
+            "head": conv(6, 2),
+        }
 
 
 class DepthWise(Chain):
     def parts(self) -> dict[str, Any]:
         return {
-            "up": block(3, 8), "each": block(8, 8, groups=8), "down": conv(8, 6, 1), "head": conv(6, 2)
+            "up": block(3, 8), "each": block(8, 8, groups=8), "down": conv(8, 6, 1),
+            "head": conv(6, 2),
         }  # fmt: skip
 
 
@@ -47,12 +53,22 @@ class Multiplier(Chain):
     """Depth-wise, with two outputs for each input."""
 
     def parts(self) -> dict[str, Any]:
-        return {"stem": conv(3, 4), "each": conv(4, 8, groups=4), "act": nn.ReLU(), "head": conv(8, 2)}
+        return {
+            "stem": conv(3, 4),
+            "each": conv(4, 8, groups=4),
+            "act": nn.ReLU(),
+            "head": conv(8, 2),
+        }
 
 
 class Grouped(Chain):
     def parts(self) -> dict[str, Any]:
-        return {"stem": conv(3, 8), "mid": conv(8, 12, groups=2), "act": nn.ReLU(), "head": conv(12, 2)}
+        return {
+            "stem": conv(3, 8),
+            "mid": conv(8, 12, groups=2),
+            "act": nn.ReLU(),
+            "head": conv(12, 2),
+        }
 
 
 class Bottleneck(Net):
@@ -73,21 +89,31 @@ class GroupedOutputs(Chain):
     """One input per group, several outputs: all of a group leave together."""
 
     def parts(self) -> dict[str, Any]:
-        return {"stem": conv(3, 4), "fan": conv(4, 12, groups=4), "mix": conv(12, 6, groups=3), "head": conv(6, 2)}
+        return {
+            "stem": conv(3, 4),
+            "fan": conv(4, 12, groups=4),
+            "mix": conv(12, 6, groups=3),
+            "head": conv(6, 2),
+        }
 
 
 class GroupedInputs(Chain):
     """Several inputs per group, one output."""
 
     def parts(self) -> dict[str, Any]:
-        return {"stem": conv(3, 12), "fold": conv(12, 4, groups=4), "act": nn.ReLU(), "head": conv(4, 2)}
+        return {
+            "stem": conv(3, 12),
+            "fold": conv(12, 4, groups=4),
+            "act": nn.ReLU(),
+            "head": conv(4, 2),
+        }
 
 
 class Transposed(Chain):
     def parts(self) -> dict[str, Any]:
         return {
-            "stem": conv(3, 8), "up": nn.ConvTranspose2d(8, 6, 2, stride=2), "norm": nn.BatchNorm2d(6),
-            "act": nn.ReLU(), "head": conv(6, 2),
+            "stem": conv(3, 8), "up": nn.ConvTranspose2d(8, 6, 2, stride=2),
+            "norm": nn.BatchNorm2d(6), "act": nn.ReLU(), "head": conv(6, 2),
         }  # fmt: skip
 
 
@@ -111,7 +137,8 @@ class OneDimension(Chain):
     def parts(self) -> dict[str, Any]:
         return {
             "stem": nn.Conv1d(3, 8, 3, padding=1), "norm": nn.BatchNorm1d(8), "act": nn.ReLU(),
-            "pool": nn.MaxPool1d(2), "each": nn.Conv1d(8, 8, 3, groups=8), "head": nn.Conv1d(8, 2, 1),
+            "pool": nn.MaxPool1d(2), "each": nn.Conv1d(8, 8, 3, groups=8),
+            "head": nn.Conv1d(8, 2, 1),
         }  # fmt: skip
 
 
@@ -173,7 +200,12 @@ class Functional(Net):
 
 class FunctionalGrouped(Net):
     def parts(self) -> dict[str, Any]:
-        return {"stem": conv(3, 8), "weight": bare(12, 4, 3, 3), "bias": bare(12), "head": conv(12, 2)}
+        return {
+            "stem": conv(3, 8),
+            "weight": bare(12, 4, 3, 3),
+            "bias": bare(12),
+            "head": conv(12, 2),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.conv2d(F.relu(self.stem(x)), self.weight, self.bias, 1, 1, 1, 2)
@@ -209,23 +241,27 @@ def _volume(batch: int, size: int) -> Tensor:
 
 
 EXAMPLES = {
-    "plain": Example(Plain, {}),
-    "depth-wise": Example(DepthWise, {}),
-    "inverted residual": Example(InvertedResidual, {}),
-    "depth-wise with multiplier": Example(Multiplier, {}),
-    "grouped": Example(Grouped, {}),
-    "grouped bottleneck": Example(Bottleneck, {}),
-    "grouped, one input each": Example(GroupedOutputs, {}),
-    "grouped, one output each": Example(GroupedInputs, {}),
-    "transposed": Example(Transposed, {}),
-    "transposed grouped": Example(TransposedGrouped, {}),
-    "transposed depth-wise": Example(TransposedDepthWise, {}),
-    "one dimension": Example(OneDimension, {}, _signal),
-    "three dimensions": Example(ThreeDimensions, {}, _volume),
-    "standardized weight": Example(Standardized, {}, keeps_zero=False),
-    "scaled weight": Example(ScaledWeight, {}, reads={"weight": (1,)}),
-    "functional": Example(Functional, {}, reads={"w1": (1,), "w2": (1,), "w3": (0,), "w4": (1,)}),
-    "functional grouped": Example(FunctionalGrouped, {}, reads={"weight": (1,)}),
-    "each channel on its own": Example(PerChannel, {}),
+    "plain": Example(Plain, {"one.0": 8, "two": 6}),
+    "depth-wise": Example(DepthWise, {"up.0": 8, "down": 6}),
+    "inverted residual": Example(InvertedResidual, {"stem.0": 6, "up.0": 12}),
+    "depth-wise with multiplier": Example(Multiplier, {"stem": 4}),
+    "grouped": Example(Grouped, {"stem": 8, "mid": 12}),
+    "grouped bottleneck": Example(Bottleneck, {"stem.0": 8, "down.0": 8, "mid.0": 8}),
+    "grouped, one input each": Example(GroupedOutputs, {"stem": 4, "mix": 6}),
+    "grouped, one output each": Example(GroupedInputs, {"stem": 4}),
+    "transposed": Example(Transposed, {"stem": 8, "up": 6}),
+    "transposed grouped": Example(TransposedGrouped, {"stem": 8, "up": 6}),
+    "transposed depth-wise": Example(TransposedDepthWise, {"stem": 6}),
+    "one dimension": Example(OneDimension, {"stem": 8}, _signal),
+    "three dimensions": Example(ThreeDimensions, {"stem": 6, "up": 4}, _volume),
+    "standardized weight": Example(Standardized, {"mid": 6}, keeps_zero=False),
+    "scaled weight": Example(ScaledWeight, {"stem": 8, "weight": 6}, reads={"weight": (1,)}),
+    "functional": Example(
+        Functional, {"w1": 8, "w3": 6}, reads={"w1": (1,), "w2": (1,), "w3": (0,), "w4": (1,)}
+    ),
+    "functional grouped": Example(
+        FunctionalGrouped, {"stem": 8, "weight": 12}, reads={"weight": (1,)}
+    ),
+    "each channel on its own": Example(PerChannel, {"stem": 8}),
     "each channel twice on its own": Example(PerChannelFan, {}),
 }

@@ -32,7 +32,8 @@ class InstanceNorms(Chain):
 class GroupNorms(Chain):
     def parts(self) -> dict[str, Any]:
         return {
-            "stem": conv(3, 8), "n1": nn.GroupNorm(2, 8), "mid": conv(8, 6), "n2": nn.GroupNorm(1, 6),
+            "stem": conv(3, 8), "n1": nn.GroupNorm(2, 8), "mid": conv(8, 6),
+            "n2": nn.GroupNorm(1, 6),
             "act": nn.ReLU(), "last": conv(6, 4), "n3": nn.GroupNorm(4, 4, affine=False),
             "head": conv(4, 2),
         }  # fmt: skip
@@ -40,13 +41,20 @@ class GroupNorms(Chain):
 
 class PReLUs(Chain):
     def parts(self) -> dict[str, Any]:
-        return {"stem": conv(3, 8), "act": nn.PReLU(8), "mid": conv(8, 6), "one": nn.PReLU(), "head": conv(6, 2)}
+        return {
+            "stem": conv(3, 8),
+            "act": nn.PReLU(8),
+            "mid": conv(8, 6),
+            "one": nn.PReLU(),
+            "head": conv(6, 2),
+        }
 
 
 class FunctionalNorms(Net):
     def parts(self) -> dict[str, Any]:
         return {
-            "stem": conv(3, 8), "scale": bare(8), "shift": bare(8), "slope": bare(8), "head": conv(8, 2)
+            "stem": conv(3, 8), "scale": bare(8), "shift": bare(8), "slope": bare(8),
+            "head": conv(8, 2),
         }  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +84,12 @@ class LocalResponse(Net):
     """Neighbouring channels mix, so they have to stay."""
 
     def parts(self) -> dict[str, Any]:
-        return {"stem": conv(3, 8), "norm": nn.LocalResponseNorm(3), "mid": conv(8, 6), "head": conv(6, 2)}
+        return {
+            "stem": conv(3, 8),
+            "norm": nn.LocalResponseNorm(3),
+            "mid": conv(8, 6),
+            "head": conv(6, 2),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(F.relu(self.mid(self.norm(self.stem(x)))))
@@ -86,7 +99,12 @@ class LayerNorms(Net):
     """Its statistics run over the channels, so they have to stay."""
 
     def parts(self) -> dict[str, Any]:
-        return {"a": nn.Linear(5, 8), "norm": nn.LayerNorm(8), "b": nn.Linear(8, 6), "head": nn.Linear(6, 2)}
+        return {
+            "a": nn.Linear(5, 8),
+            "norm": nn.LayerNorm(8),
+            "b": nn.Linear(8, 6),
+            "head": nn.Linear(6, 2),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(F.gelu(self.b(self.norm(self.a(x)))))
@@ -105,13 +123,15 @@ class Softmaxes(Net):
 
 
 EXAMPLES = {
-    "batch norms": Example(BatchNorms, {}, keeps_zero=False),
-    "instance norms": Example(InstanceNorms, {}),
-    "group norms": Example(GroupNorms, {}, rest=True, keeps_zero=False),
-    "PReLU": Example(PReLUs, {}),
-    "functional norms": Example(FunctionalNorms, {}, rest=True, keeps_zero=False),
-    "frozen batch norm": Example(FrozenBatchNorm, {}, keeps_zero=False),
-    "local response norm": Example(LocalResponse, {}),
-    "layer norm": Example(LayerNorms, {}, rows(5), other=None),
-    "softmax": Example(Softmaxes, {}),
+    "batch norms": Example(BatchNorms, {"stem": 8}, keeps_zero=False),
+    "instance norms": Example(InstanceNorms, {"stem": 8, "mid": 6}),
+    "group norms": Example(
+        GroupNorms, {"stem": 8, "mid": 6, "last": 4}, rest=True, keeps_zero=False
+    ),
+    "PReLU": Example(PReLUs, {"stem": 8, "mid": 6}),
+    "functional norms": Example(FunctionalNorms, {"stem": 8}, rest=True, keeps_zero=False),
+    "frozen batch norm": Example(FrozenBatchNorm, {"stem": 8}, keeps_zero=False),
+    "local response norm": Example(LocalResponse, {"mid": 6}),
+    "layer norm": Example(LayerNorms, {"b": 6}, rows(5), other=None),
+    "softmax": Example(Softmaxes, {"a": 8}),
 }

@@ -190,12 +190,13 @@ class Tokens(Net):
 
     def parts(self) -> dict[str, Any]:
         return {
-            "stem": conv(3, 8), "position": bare(1, 1, 8), "mlp": nn.Linear(8, 6), "head": conv(6, 2)
+            "stem": conv(3, 8), "position": bare(1, 1, 8), "mlp": nn.Linear(8, 6),
+            "head": conv(6, 2),
         }  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        b, c, h, w = x.shape
+        b, _, h, w = x.shape
         x = x.flatten(2).transpose(1, 2) + self.position
         return self.head(F.relu(self.mlp(x)).transpose(1, 2).reshape(b, -1, h, w))
 
@@ -341,36 +342,36 @@ class RowPooled(Net):
 
 
 EXAMPLES = {
-    "flatten": Example(FlattenModule, {}, other=None),
-    "view to (batch, -1)": Example(ViewBatch, {}, other=None),
-    "view to (-1, 512)": Example(ViewLiteral, {}, other=None),
-    "view to a product": Example(ViewProduct, {}, other=None),
-    "view to (-1, 8, 64)": Example(ViewMean, {}, other=None),
-    "flatten channels last": Example(ChannelsLast, {}, other=None),
-    "flatten and norm": Example(FlattenTwice, {}, other=None),
-    "decoder": Example(Decoder, {}, rows(5), other=None),
-    "shuffle": Example(Shuffle, {}),
-    "shuffle with literals": Example(ShuffleLiteral, {}),
-    "shuffle module": Example(ShuffleModule, {}),
-    "pixel shuffle": Example(PixelShuffle, {}),
-    "pixel unshuffle": Example(PixelUnshuffle, {}, other=10),
-    "focus": Example(Focus, {}, other=10),
-    "unflatten": Example(Unflatten, {}, rows(5), other=None),
-    "expand": Example(Expanded, {}),
-    "scaled by width": Example(ScaledByWidth, {}),
-    "branch on size": Example(BranchOnSize, {}),
-    "squeeze": Example(Squeezed, {}, batches=(2, 3)),
-    "tokens": Example(Tokens, {}),
-    "repeat": Example(Repeated, {}),
-    "one channel by itself": Example(OneChannel, {}, keeps_zero=False),
-    "split off one channel": Example(SplitOne, {}),
-    "narrow": Example(Narrowed, {}),
-    "outer product": Example(OuterProduct, {}),
-    "sum over channels": Example(SummedChannels, {}, rest=True),
-    "largest": Example(RowPooled, {}),
-    "sum of products": Example(SummedProducts, {}, rest=True),
-    "slices of blocks": Example(BlockSlices, {}),
-    "roll": Example(Rolled, {}),
-    "windows": Example(Window, {}, other=10),
-    "sizes of another value": Example(LikeAnother, {}),
+    "flatten": Example(FlattenModule, {"stem.0": 8}, other=None),
+    "view to (batch, -1)": Example(ViewBatch, {"stem.0": 8}, other=None),
+    "view to (-1, 512)": Example(ViewLiteral, {"stem.0": 8}, other=None),
+    "view to a product": Example(ViewProduct, {"stem.0": 8}, other=None),
+    "view to (-1, 8, 64)": Example(ViewMean, {"stem.0": 8}, other=None),
+    "flatten channels last": Example(ChannelsLast, {"stem.0": 8}, other=None),
+    "flatten and norm": Example(FlattenTwice, {"stem.0": 4, "mid": 6}, other=None),
+    "decoder": Example(Decoder, {"first": 6, "up": 4}, rows(5), other=None),
+    "shuffle": Example(Shuffle, {"stem": 4, "mid": 8}),
+    "shuffle with literals": Example(ShuffleLiteral, {"stem": 4, "mid": 8}),
+    "shuffle module": Example(ShuffleModule, {"stem": 4, "mid": 8}),
+    "pixel shuffle": Example(PixelShuffle, {"stem": 4}),
+    "pixel unshuffle": Example(PixelUnshuffle, {"stem": 4}, other=10),
+    "focus": Example(Focus, {"stem": 4}, other=10),
+    "unflatten": Example(Unflatten, {"first": 6}, rows(5), other=None),
+    "expand": Example(Expanded, {"stem": 8, "all": 6}),
+    "scaled by width": Example(ScaledByWidth, {"stem": 8}),
+    "branch on size": Example(BranchOnSize, {"stem": 8}),
+    "squeeze": Example(Squeezed, {"stem": 8}, batches=(2, 3)),
+    "tokens": Example(Tokens, {"stem": 8, "mlp": 6}),
+    "repeat": Example(Repeated, {"stem": 6, "one": 4}),
+    "one channel by itself": Example(OneChannel, {"stem": 6, "mid": 6}, keeps_zero=False),
+    "split off one channel": Example(SplitOne, {"stem": 7}),
+    "narrow": Example(Narrowed, {"stem": 8}),
+    "outer product": Example(OuterProduct, {"c": 6}),
+    "sum over channels": Example(SummedChannels, {"a": 8, "b": 4}, rest=True),
+    "largest": Example(RowPooled, {"stem": 8, "mid": 6}),
+    "sum of products": Example(SummedProducts, {"a": 4, "b": 5}, rest=True),
+    "slices of blocks": Example(BlockSlices, {"stem": 4, "a": 4}),
+    "roll": Example(Rolled, {"mid": 6}),
+    "windows": Example(Window, {"stem": 8, "mix": 6}, other=10),
+    "sizes of another value": Example(LikeAnother, {"a": 8}),
 }

@@ -121,7 +121,7 @@ def test_dropout_in_training_stays() -> None:
 
 def test_a_subclass_of_identity_stays() -> None:
     class Doubled(nn.Identity):
-        def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        def forward(self, input: Tensor) -> Tensor:
             return 2 * input
 
     graph_module = trace(Layer(Doubled()).double(), X, leaves=["then"])

@@ -43,6 +43,13 @@ def test_dot_is_well_formed_and_complete(report: dict[str, Any]) -> None:
     assert len(edges) - found.count("dashed") == flow
 
 
+def test_labels_are_escaped_as_graphviz_reads_them() -> None:
+    dot = render(sample.hostile(), "dot")
+    assert r'label="quote\"back\\slash' in dot
+    assert 'label="&amp;lt;entity&amp;amp;' in dot
+    assert r'label="new\\nline\\ttab' in dot
+
+
 def test_couplings_are_dashed_and_name_the_node_that_ties() -> None:
     dot = render(sample.network(blocks=1).report(), "dot")
     lines = [line for line in dot.splitlines() if "dashed" in line]

@@ -89,6 +89,13 @@ def test_one_reason_for_many_nodes_is_one_line() -> None:
     assert "  conv0: has no rule (norm_0 and 29 more, net.py:0, net.py:1)\n" in text
 
 
+def test_a_long_reason_leaves_room_for_names() -> None:
+    report = sample.chain(1).report()
+    report["groups"][0]["name"] = "features.denseblock3.denselayer16.conv2"
+    report["groups"][0]["reasons"][0]["node"] = "features_denseblock3_denselayer16_roll"
+    assert "features.…layer16.conv2 " in render_text(report, 80)
+
+
 def test_a_model_without_groups_says_so() -> None:
     assert "no groups: the model has no channels" in render_text(sample.no_groups(), 80)
 

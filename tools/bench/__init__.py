@@ -1,0 +1,1 @@
+"""Benchmarks; each writes a table to the terminal and JSON to `tools/bench/results`."""
