@@ -39,7 +39,7 @@ Examples:
   slimgraph-report model.slim --explain layer1.0.conv2 --explain layer1.1.conv2
 """
 
-Model = Annotated[Path, typer.Argument(help="The model file.", show_default=False)]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The model file.", show_default=False)]
 Arch = Annotated[
     str | None,
     typer.Option(help="`package.module:factory` that makes the model for a state dict; imported."),
@@ -144,6 +144,10 @@ def inspect(
     """Show the groups of a model."""
     from slimgraph import export_command, report
 
+    if output is not None:
+        if output.resolve() == model.resolve():
+            raise typer.BadParameter("it is MODEL itself", param_hint="--output")
+        export_command.check_report(output)
     with _progress(quiet=quiet) as say:
         shapes = [_shape(text) for text in input_shape or ()]
         graph = export_command.analyzed(model, shapes, say, arch=arch, trust_pickle=trust_pickle)
@@ -192,7 +196,8 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
     """Show the current step on stderr; on a terminal it moves, elsewhere it stays silent."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
+    hidden = quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task("load", total=None)
         yield lambda step: bar.update(task, description=step)
 

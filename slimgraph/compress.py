@@ -1,6 +1,7 @@
 """Compress: a traced model and a mask in, a smaller model that computes the same out."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from slimgraph.mask import keep_channels
 from slimgraph.pass_manager import Pipeline, clone
 from slimgraph.passes.resize_literals import ResizeLiterals
 from slimgraph.passes.slice_parameters import SliceParameters
-from slimgraph.plan import Plan, stored_tensors
+from slimgraph.plan import Kept, Plan, names_of, stored_tensors
 from slimgraph.shapes import place, propagate
 from slimgraph.tracing import ExampleInputs, ensure_traced
 
@@ -73,6 +74,7 @@ def shrink(
     inputs = [node for node in graph.traced.graph.nodes if node.op == "placeholder"]
     propagate(slim, *(node.meta["val"] for node in inputs))
     _check_shapes(slim, kept)
+    plan = replace(plan, rewritten=slim.meta.pop("rewritten", ()))
     earlier = getattr(graph.traced, "plan", None)
     vars(slim)["plan"] = plan if earlier is None else earlier.then(plan)
     return slim
@@ -97,15 +99,20 @@ def _check_shapes(slim: fx.GraphModule, kept: KeptChannels) -> None:
 def make_plan(graph: DependencyGraph, kept: KeptChannels) -> Plan:
     """Write down what is kept of every parameter and buffer."""
     stored = stored_tensors(graph.traced)
-    found = dict(kept.parameters())
-    padded = {
-        name: (*entries, *[None] * (stored[name].ndim - len(entries)))
-        for name, entries in found.items()
-        if name in stored
-    }
-    groups = {name: left for name in padded if (left := kept.groups(name)) is not None}
+    names = names_of(stored)  # a tied weight is kept under all its names
+    padded: dict[str, Kept] = {}
+    groups: dict[str, int] = {}
+    for name, entries in kept.parameters():
+        left = kept.groups(name)
+        for alias in names[id(stored[name])] if name in stored else ():
+            padded[alias] = (*entries, *[None] * (stored[name].ndim - len(entries)))
+            groups.update({} if left is None else {alias: left})
     inputs = tuple(
-        (node.name, tuple(node.meta["val"].shape), str(node.meta["val"].dtype).partition(".")[2])
+        (
+            str(node.target),
+            tuple(node.meta["val"].shape),
+            str(node.meta["val"].dtype).partition(".")[2],
+        )
         for node in graph.traced.graph.nodes
         if node.op == "placeholder" and isinstance(node.meta["val"], Tensor)
     )

@@ -1,9 +1,11 @@
 """Constants flow through the same ops: which channels always have the same value, and which.
 
 NaN stands for unknown. A channel whose weights are all zero is its bias; BatchNorm with scale
-zero is its shift; point-wise ops map constants to constants.
+zero is its shift; point-wise ops map constants to constants. What an op overwrites in place is
+unknown from then on, under all its names.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,16 +15,23 @@ from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
 from slimgraph.graph import DependencyGraph
-from slimgraph.labels import Ledger, Value, along, compact
-from slimgraph.ops import DEFAULT_TABLE
+from slimgraph.labels import Ledger, Value, along, compact, varying
+from slimgraph.ops.elementwise import IDENTITY
+from slimgraph.ops.overwriting import overwrites
 from slimgraph.rules import Site, canonical
-from slimgraph.shapes import attribute
+from slimgraph.shapes import attribute, shallow
 
 _MOVES = frozenset(
-    {"view", "reshape", "flatten", "unflatten", "permute", "transpose", "cat", "concat", "getitem",
-     "split", "chunk", "squeeze", "unsqueeze", "expand", "unbind", "narrow", "slice", "stack"}
+    {"view", "reshape", "flatten", "unflatten", "permute", "transpose", "getitem", "split",
+     "chunk", "squeeze", "unsqueeze", "expand", "unbind", "narrow", "slice"}
 )  # fmt: skip
 _MODULE_MOVES = (nn.Flatten, nn.Unflatten)
+_JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
+_REDUCTIONS = frozenset({"mean", "sum", "amax", "amin", "prod"})
+_RANDOM = frozenset(
+    {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
+     "feature_alpha_dropout", "rrelu", "rand_like", "randn_like", "empty_like", "bernoulli"}
+)  # fmt: skip
 Weights = Callable[[str], Tensor]
 
 
@@ -39,9 +48,11 @@ class Constants:
         self.made = made
         self.model = graph.traced
         self.values: dict[fx.Node, Any] = {}
+        self._memory: dict[fx.Node, set[fx.Node]] = {}
         with torch.no_grad():
             for node in graph.traced.graph.nodes:
                 self.values[node] = self._visit(node)
+                self._remember(node)
 
     def of(self, node: fx.Node) -> Tensor | None:
         """Return a node's constants, NaN where unknown; `None` if nothing is known.
@@ -53,19 +64,47 @@ class Constants:
 
     def _visit(self, node: fx.Node) -> Any:
         kind = self.graph.kinds.get(node)
-        value = node.meta["val"]
-        name = "" if node.op == "call_module" else canonical(node.target)
+        name = self._name(node)
         if kind == "contraction":
             return self._contraction(node)
-        if kind == "norm" and name in ("", "batch_norm", "aten.batch_norm"):
+        if kind == "norm" and (node.op == "call_module" or name.endswith("batch_norm")):
             return self._batch_norm(node, name)
         if kind == "element-wise":
-            return self._pointwise(node)
-        if kind == "movement" and self._moves(node, name):
-            return self._movement(node)
-        if kind in ("pool", "reduction") and isinstance(value, Tensor):
-            return self._zeros_only(node)
-        return None
+            return self._keeps_zero(node, 0) if name == "prelu" else self._pointwise(node, name)
+        if kind == "movement":
+            return self._moved(node, name)
+        if kind == "pool":
+            return self._pooled(node, name)
+        return self._reduced(node, name) if kind == "reduction" else None
+
+    def _name(self, node: fx.Node) -> str:
+        if node.op == "call_module":
+            return type(self.model.get_submodule(str(node.target))).__name__.lower()
+        return canonical(node.target)
+
+    def _remember(self, node: fx.Node) -> None:
+        """Forget what is overwritten here; note which values share their memory."""
+        same = {node}
+        writes = overwrites(node, self.model)
+        if writes or self._is_view(node):
+            for source in node.all_input_nodes:
+                same |= self._memory[source]
+        if writes:
+            self.values.update(dict.fromkeys(same - {node}))
+        self._memory.update(dict.fromkeys(same, same))
+
+    def _is_view(self, node: fx.Node) -> bool:
+        kind = self.graph.kinds.get(node)
+        if kind == "movement":
+            return self._name(node) not in _JOINS
+        rule = self._rule(node) if kind == "element-wise" else None
+        return kind == "unknown" or rule is IDENTITY
+
+    def _rule(self, node: fx.Node) -> Any:
+        if node.op != "call_module":
+            return self.graph.rules.for_function(node.target)
+        found = self.graph.rules.for_module(self.model.get_submodule(str(node.target)))
+        return None if found is None else found[0]
 
     def _contraction(self, node: fx.Node) -> Tensor | None:
         """A channel without weights is its bias."""
@@ -74,17 +113,21 @@ class Constants:
             return None
         made = self.made(read.weight)
         bias = self._bias(node)
-        constant = torch.zeros(len(made), dtype=torch.float64) if bias is None else bias.double()
+        constant = torch.zeros(len(made), dtype=torch.float64) if bias is None else bias
         ndim = attribute(self.model, read.weight).ndim
         shape = tuple(node.meta["val"].shape)
         channel = len(shape) - 1 if ndim == 2 else len(shape) - ndim + 1
-        return along(torch.where(made, torch.nan, constant.cpu()), channel, shape)
+        return along(torch.where(made, torch.nan, constant), channel, shape)
 
     def _bias(self, node: fx.Node) -> Tensor | None:
         if node.op == "call_module":
-            return self.model.get_submodule(str(node.target))._parameters["bias"]
+            stored = self.model.get_submodule(str(node.target))._parameters["bias"]
+            return None if stored is None else stored.detach().double().cpu()
         given = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
-        return attribute(self.model, str(given.target)) if isinstance(given, fx.Node) else None
+        if given is None:
+            return None
+        found = self._known(given)
+        return torch.tensor(torch.nan, dtype=torch.float64) if found is None else found
 
     def _batch_norm(self, node: fx.Node, name: str) -> Tensor | None:
         stored = self._batch_norm_tensors(node, name)
@@ -133,15 +176,16 @@ class Constants:
             return stored.detach().double().cpu() if isinstance(stored, Tensor) else None
         return self.of(argument)
 
-    def _pointwise(self, node: fx.Node) -> Tensor | None:
+    def _pointwise(self, node: fx.Node, name: str) -> Tensor | None:
         """Run the op where all its operands are known; zero times anything is zero."""
+        if name in _RANDOM and node.op != "call_module":
+            return self._undropped(node)
         tensors = [
             leaf
             for leaf in tree_leaves((node.args, node.kwargs))
             if isinstance(leaf, fx.Node) and isinstance(leaf.meta["val"], Tensor)
         ]
         found = {leaf: self._known(leaf) for leaf in tensors}
-        product = canonical(node.target) == "mul" if node.op != "call_module" else False
         if all(value is None for value in found.values()):
             return None
         small = {leaf: _small(value, leaf) for leaf, value in found.items()}
@@ -150,7 +194,7 @@ class Constants:
         for value in small.values():
             unknown = unknown | value.isnan()
             zero = zero | (value == 0)
-        if product:
+        if name == "mul":
             unknown = unknown & ~zero
         args, kwargs = map_aggregate(
             (node.args, node.kwargs),
@@ -162,62 +206,119 @@ class Constants:
         )
         try:
             result = self._function(node)(*args, **kwargs)
+            if not isinstance(result, Tensor) or not result.is_floating_point():
+                return None
+            return torch.where(unknown, torch.nan, result.double()).expand(node.meta["val"].shape)
         except (RuntimeError, TypeError):
             return None
-        if not isinstance(result, Tensor) or not result.is_floating_point():
-            return None
-        return torch.where(unknown, torch.nan, result.double()).expand(node.meta["val"].shape)
+
+    def _undropped(self, node: fx.Node) -> Tensor | None:
+        """Pass what a dropout passes that is switched off."""
+        training = node.args[2] if len(node.args) > 2 else node.kwargs.get("training", True)
+        is_dropout = "dropout" in canonical(node.target)
+        return self._known(_first(node)) if is_dropout and training is False else None
 
     def _function(self, node: fx.Node) -> Callable[..., Any]:
         if node.op == "call_module":
-            return self.model.get_submodule(str(node.target)).forward
+            return shallow(self.model.get_submodule(str(node.target))).eval().forward
         if node.op == "call_method":
             name = str(node.target).removesuffix("_")
             return lambda first, *args, **kwargs: getattr(first, name)(*args, **kwargs)
         assert callable(node.target)
         return node.target
 
-    def _moves(self, node: fx.Node, name: str) -> bool:
+    def _moved(self, node: fx.Node, name: str) -> Any:
         if node.op == "call_module":
-            return isinstance(self.model.get_submodule(str(node.target)), _MODULE_MOVES)
-        return name in _MOVES
+            module = self.model.get_submodule(str(node.target))
+            return self._movement(node) if isinstance(module, _MODULE_MOVES) else None
+        if name in _JOINS:
+            return self._joined(node, torch.stack if name == "stack" else torch.cat)
+        return self._movement(node) if name in _MOVES else None
 
     def _movement(self, node: fx.Node) -> Any:
-        """Run the same rule as for labels, on constants."""
+        """Run the same rule as for labels, on constants; of a tuple, one result per item."""
+        first = _first(node)
+        if isinstance(first.meta["val"], tuple | list):
+            found, index = self.values.get(first), node.args[1]
+            return found[index] if isinstance(found, tuple) and isinstance(index, int) else None
+        value: Any = Value(tuple(first.meta["val"].shape), (self._layer(first),), node=first)
 
         def known(argument: Any) -> Any:
             if not isinstance(argument, fx.Node):
                 return argument
-            value = argument.meta["val"]
-            found = self.values.get(argument)
-            if isinstance(value, Tensor):
-                layer = self._known(argument)
-                if layer is None:
-                    layer = torch.full((), torch.nan, dtype=torch.float64)
-                return Value(tuple(value.shape), (layer.expand(value.shape),), node=argument)
-            return found if found is not None else value
+            return value if argument is first else argument.meta["val"]
 
         args, kwargs = map_aggregate((node.args, node.kwargs), known)
-        rule = DEFAULT_TABLE.for_function(node.target)
-        if node.op == "call_module":
-            rule = DEFAULT_TABLE.for_module(self.model.get_submodule(str(node.target)))[0]  # type: ignore[index]
-        assert rule is not None, "only nodes with a rule have a kind"
-        result = rule.flow(Site(node, Ledger()), *args, **kwargs)
+        result = self._rule(node).flow(Site(node, Ledger()), *args, **kwargs)
         if isinstance(result, Value):
-            return result.layers[0] if result.layers else None
-        return result
+            return _only_layer(result)
+        return tuple(_only_layer(item) for item in result)
 
-    def _zeros_only(self, node: fx.Node) -> Tensor | None:
-        """Pooling and averages keep zero; padding and counts may change other constants."""
-        source = self._known(node.args[0] if node.args else node.kwargs.get("input"))
-        if source is None:
+    def _layer(self, node: fx.Node) -> Tensor:
+        """Return a value's constants, with NaN if nothing is known, in its shape."""
+        known = self._known(node)
+        layer = torch.tensor(torch.nan, dtype=torch.float64) if known is None else known
+        return layer.expand(node.meta["val"].shape)
+
+    def _joined(self, node: fx.Node, join: Callable[..., Tensor]) -> Tensor | None:
+        """Join constants; dims along which none of them varies stay short."""
+        pieces = node.args[0] if node.args else node.kwargs["tensors"]
+        if isinstance(pieces, fx.Node):
             return None
-        rule_values = self.graph.values_at(node)
-        if len(rule_values) != 1 or not rule_values[0].layers or source.ndim < 2:
+        layers = [self._layer(piece) for piece in pieces]  # type: ignore[union-attr, arg-type]
+        dim: Any = (
+            node.args[1]
+            if len(node.args) > 1
+            else node.kwargs.get("dim", node.kwargs.get("axis", 0))
+        )
+        shape = node.meta["val"].shape
+        dim %= len(shape)
+        used = {d for layer in layers for d in varying(layer)}
+        used |= {dim} if join is torch.cat else set()
+        short = [
+            layer[tuple(slice(None) if d in used else slice(0, 1) for d in range(layer.ndim))]
+            for layer in layers
+        ]
+        return join(short, dim).expand(shape)
+
+    def _keeps_zero(self, node: fx.Node, mixed: int) -> Tensor | None:
+        """Keep zeros of an op that mixes the positions of the last dims, and nothing else."""
+        source = self._known(_first(node))
+        if source is None or not isinstance(node.meta["val"], Tensor):
             return None
-        known = self._vector(source)
-        zeros = torch.where(known == 0, 0.0, torch.nan)
-        return along(zeros, 1, tuple(node.meta["val"].shape))
+        kept = source.ndim - mixed
+        if any(dim >= kept for dim in varying(source)):
+            return None
+        zero = compact(source) == 0
+        return torch.where(zero, 0.0, torch.nan).double().expand(node.meta["val"].shape)
+
+    def _pooled(self, node: fx.Node, name: str) -> Tensor | None:
+        """Pooling and resizing keep zero; padding and counts may change other constants."""
+        if node.op == "call_module" and name.startswith("constantpad"):
+            return None
+        digits = re.search(r"(\d)d$", name)
+        return self._keeps_zero(node, int(digits[1]) if digits else len(node.meta["val"].shape) - 2)
+
+    def _reduced(self, node: fx.Node, name: str) -> Tensor | None:
+        """A mean, sum or extreme of zeros is zero."""
+        source = self._known(_first(node))
+        given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        if source is None or given is None or name not in _REDUCTIONS:
+            return None
+        keepdim = len(node.meta["val"].shape) == source.ndim
+        other = compact(source) != 0
+        dims = given if isinstance(given, list | tuple) else (given,)
+        for dim in sorted({dim % source.ndim for dim in dims}, reverse=True):
+            other = other.any(dim, keepdim=keepdim)
+        return torch.where(other, torch.nan, 0.0).double().expand(node.meta["val"].shape)
+
+
+def _first(node: fx.Node) -> Any:
+    return node.args[0] if node.args else node.kwargs.get("input")
+
+
+def _only_layer(value: Value) -> Tensor | None:
+    return value.layers[0] if value.layers else None
 
 
 def _small(known: Tensor | None, node: fx.Node) -> Tensor:

@@ -65,7 +65,10 @@ class _Finder:
         known = None if node is None else constants.of(node)
         alive = torch.ones(labels.shape, dtype=torch.bool)
         if known is not None:
-            alive = (known.expand(layer.shape) != 0)[tuple(slice(0, n) for n in labels.shape)]
+            alive = compact(known.expand(layer.shape)) != 0
+            for dim, size in enumerate(labels.shape):
+                alive = alive.any(dim, keepdim=True) if size == 1 else alive
+            alive = alive.expand(labels.shape)
         if self.graph.kinds[read.node] == "norm":
             return torch.ones_like(labels, dtype=torch.bool)
         if read.weight is not None:

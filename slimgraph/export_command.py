@@ -1,9 +1,10 @@
 """The work behind `slimgraph-export`: file in, smaller verified ONNX file out."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich.console import Console, Group
@@ -13,14 +14,15 @@ from torch import fx
 from slimgraph import report
 from slimgraph.analysis import analyze
 from slimgraph.compress import masked
-from slimgraph.errors import FileError, SlimgraphError
-from slimgraph.files import check_target, write_text
+from slimgraph.errors import BudgetError, FileError, SlimgraphError
+from slimgraph.files import check_target, draft_of, write_text
 from slimgraph.graph import DependencyGraph
 from slimgraph.loading import load_model
 from slimgraph.mask import Mask
 from slimgraph.onnx_export import ExportReport, export_onnx
 from slimgraph.parity import compare, require_parity
-from slimgraph.pass_manager import dump_passes
+from slimgraph.pass_manager import Observer, dump_passes
+from slimgraph.select.budget import Order
 from slimgraph.serialize import save
 from slimgraph.shapes import example_inputs
 from slimgraph.slimming import SlimResult, slim
@@ -28,6 +30,10 @@ from slimgraph.tracing import ensure_traced, trace
 
 Say = Callable[[str], None]
 _FORMATS = {".html": "html", ".json": "json", ".dot": "dot", ".txt": "text"}
+# The options that say how to spend a budget, by their defaults.
+_IDLE: dict[str, Any] = {
+    "criterion": "l2", "order": "per_cost", "round_to": 1, "max_removed": 1.0, "keep": (), "seed": 0
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,10 +82,9 @@ def run(request: Request, say: Say) -> Done:
         SlimgraphError: Whatever goes wrong; then no file is written.
     """
     targets = [request.onnx, *request.reports, *([request.save] if request.save else [])]
-    for target in targets:
-        check_target(target)
-    for target in request.reports:
-        _format_of(target)
+    _check_targets(request, targets)
+    _check_choice(request)
+    _check_order(request.choice.get("order", "per_cost"))
     traced = load_traced(
         request.model, request.shapes, say, arch=request.arch, trust_pickle=request.trust_pickle
     )
@@ -96,24 +101,71 @@ def run(request: Request, say: Say) -> Done:
     if request.verify:
         say("verify against the masked model")
         exactness = _verify(traced, result, request.tolerance)
-    exported = export_onnx(
-        result.model,
-        request.onnx,
-        opset=request.opset,
-        verify=request.verify,
-        tolerance=request.tolerance,
-        latency=request.latency,
-        observer=observer,
-        progress=lambda step: say(f"export: {step}"),
-    )
-    result.report["export"] = exported.to_dict()
-    for target in request.reports:
-        say(f"write {target}")
-        write_report(result.report, target)
-    if request.save is not None:
-        say(f"write {request.save}")
-        save(result.model, request.save)
+    exported = _write(request, result, observer, say)
     return Done(result, exported, exactness, tuple(targets))
+
+
+def _write(
+    request: Request, result: SlimResult, observer: Observer | None, say: Say
+) -> ExportReport:
+    """Write every file; the others get their names only once the ONNX file is verified."""
+    with ExitStack() as stack:
+        others = [*request.reports, *([request.save] if request.save else [])]
+        drafts = {target: stack.enter_context(draft_of(target)) for target in others}
+        for draft in drafts.values():
+            draft.touch()  # what cannot be written shows before the ONNX file is there
+        if request.save is not None:
+            say(f"write {request.save}")
+            save(result.model, drafts[request.save])
+        exported = export_onnx(
+            result.model,
+            request.onnx,
+            opset=request.opset,
+            verify=request.verify,
+            tolerance=request.tolerance,
+            latency=request.latency,
+            observer=observer,
+            progress=lambda step: say(f"export: {step}"),
+        )
+        result.report["export"] = exported.to_dict()
+        for target in request.reports:
+            say(f"write {target}")
+            text = report.render(result.report, _format_of(target))
+            drafts[target].write_text(text, encoding="utf-8")
+    return exported
+
+
+def _check_targets(request: Request, targets: Sequence[Path]) -> None:
+    """Refuse, before any work, what cannot be written or would overwrite a file still needed."""
+    taken = {path.resolve() for path in (request.model, request.mask) if path is not None}
+    for target in targets:
+        check_target(target)
+        if target.resolve() in taken:
+            raise FileError(
+                f"`{target}` would be overwritten: it is read, or written twice",
+                hint="give every file a name of its own",
+            )
+        taken.add(target.resolve())
+    for target in request.reports:
+        _format_of(target)
+
+
+def _check_choice(request: Request) -> None:
+    """Refuse options that only a budget gives a meaning to, instead of ignoring them."""
+    if request.budget or request.mask is not None:
+        return
+    idle = [name for name, default in _IDLE.items() if request.choice.get(name, default) != default]
+    if idle:
+        option = f"--{idle[0].replace('_', '-')}"
+        raise BudgetError(
+            f"`{option}` has no use without a budget",
+            hint=f"add `--channels`, `--params` or `--macs`, or leave `{option}` out",
+        )
+
+
+def _check_order(order: str) -> None:
+    if order not in get_args(Order):
+        raise BudgetError(f"unknown order `{order}`", hint=f"use {' or '.join(get_args(Order))}")
 
 
 def _verify(traced: fx.GraphModule, result: SlimResult, tolerance: float) -> float:
@@ -193,8 +245,18 @@ def write_report(data: dict[str, Any], target: Path) -> None:
     Raises:
         FileError: The ending is none of .html, .json, .dot, .txt, or the file cannot be written.
     """
-    check_target(target)
+    check_report(target)
     write_text(target, report.render(data, _format_of(target)))
+
+
+def check_report(target: Path) -> None:
+    """Refuse a report that could not be written, before any work is done.
+
+    Raises:
+        FileError: As for `write_report`.
+    """
+    check_target(target)
+    _format_of(target)
 
 
 def as_json(done: Done) -> str:

@@ -1,5 +1,6 @@
 """Plans: for every parameter and buffer, which positions of which dims are kept."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,12 +84,14 @@ class Plan(Shown):
         sizes: The shapes before.
         groups: Groups that are left, by name of the grouped weight, where some vanished.
         inputs: Shape and dtype of the example inputs, by name.
+        rewritten: Calls in the model's code whose literal sizes `compress` had to rewrite.
     """
 
     kept: Mapping[str, Kept]
     sizes: Mapping[str, Shape]
     groups: Mapping[str, int] = field(default_factory=dict)
     inputs: tuple[tuple[str, Shape, str], ...] = ()
+    rewritten: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Say it in one line."""
@@ -127,7 +130,8 @@ class Plan(Shown):
             earlier = self.kept.get(name, (None,) * len(entries))
             kept[name] = _composed(earlier, entries, self.sizes.get(name, later.sizes[name]))
         groups = {**self.groups, **later.groups}
-        return Plan(kept, self.sizes, groups, self.inputs or later.inputs)
+        rewritten = (*self.rewritten, *later.rewritten)
+        return Plan(kept, self.sizes, groups, self.inputs or later.inputs, rewritten)
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Shrink a fresh instance of the model's own class, in place or not at all.
@@ -157,6 +161,12 @@ class Plan(Shown):
 
     def _rehearse(self, model: nn.Module) -> None:
         """Run the shrunken model once without data, on a copy of its objects."""
+        if self.rewritten:  # it might even run, and compute something else
+            raise PlanError(
+                f"the forward of `{type(model).__name__}` depends on sizes that the plan changes",
+                self.rewritten[0],
+                "use the GraphModule that `compress` returns, in which they are rewritten",
+            )
         if not self.inputs:
             return
         twin = shallow(model, lambda tensor: tensor.to("meta")).eval()
@@ -165,7 +175,10 @@ class Plan(Shown):
             name: torch.empty(self.new_shape(name), dtype=stored[name].dtype, device="meta")
             for name in self.kept
         }
-        put_all(twin, {name: like(stored[name], tensor) for name, tensor in small.items()})
+        names = names_of(stored)
+        for name, tensor in small.items():
+            new = like(stored[name], tensor)
+            put_all(twin, dict.fromkeys(names[id(stored[name])], new))
         self.resize_modules(twin)
         inputs = {
             name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
@@ -173,7 +186,7 @@ class Plan(Shown):
         }
         try:
             with torch.no_grad():
-                twin(*inputs.values())
+                _call(twin, inputs)
         except Exception as error:
             raise PlanError(
                 f"the forward of `{type(model).__name__}` cannot run with smaller sizes: {error}",
@@ -184,7 +197,10 @@ class Plan(Shown):
     def resize_modules(self, model: nn.Module) -> None:
         """Set the size attributes of every torch.nn module whose parameters the plan slices."""
         modules = modules_of(model)
-        for owner in {name.rpartition(".")[0] for name in self.kept}:
+        stored = stored_tensors(model)
+        names = names_of(stored)  # tied weights stand under one name in `kept`
+        resized = {alias for name in self.kept for alias in names[id(stored[name])]}
+        for owner in {name.rpartition(".")[0] for name in resized}:
             module = modules[owner]
             form = DEFAULT_TABLE.form_of(module)
             if form is not None and form.sizes is not None:
@@ -202,6 +218,7 @@ class Plan(Shown):
             "sizes": {name: list(shape) for name, shape in self.sizes.items()},
             "groups": dict(self.groups),
             "inputs": [[name, list(shape), dtype] for name, shape, dtype in self.inputs],
+            "rewritten": list(self.rewritten),
         }
         return payload, tensors
 
@@ -219,13 +236,14 @@ class Plan(Shown):
             for key, positions in tensors.items():
                 name, _, dim = key[:-1].rpartition("[")
                 kept.setdefault(name, [None] * len(sizes[name]))[int(dim)] = positions
+            rewritten = tuple(str(call) for call in payload.get("rewritten", ()))
             groups = {str(name): int(count) for name, count in payload["groups"].items()}
         except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise PlanError(f"the data does not describe a plan: {error!r}") from error
         for name, entries in kept.items():
             _check_positions(name, entries, sizes[name])
         done = {name: tuple(entries) for name, entries in kept.items()}
-        return cls(done, sizes, groups, inputs)
+        return cls(done, sizes, groups, inputs, rewritten)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as safetensors."""
@@ -273,6 +291,17 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
         module._parameters[name] = tensor
     else:
         module._buffers[name] = tensor
+
+
+def _call(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    """Call a model with its inputs by name, as some may have been left out."""
+    parameters = inspect.signature(model.forward).parameters
+    variadic = inspect.Parameter.VAR_KEYWORD
+    takes_all = any(parameter.kind is variadic for parameter in parameters.values())
+    if takes_all or inputs.keys() <= parameters.keys():
+        model(**inputs)
+    else:
+        model(*inputs.values())
 
 
 def names_of(stored: Mapping[str, Tensor]) -> dict[int, list[str]]:
@@ -328,7 +357,9 @@ def _composed(first: Kept, later: Kept, shape: Shape) -> Kept:
             before = first[1 - dim]
             full = shape[1 - dim] if before is None else len(before)
             rows = one[_rows(later[1 - dim], full, one.shape[0])]
-            result.append(rows if two is None else rows.gather(1, two))
+            if two is not None:  # a vector once a single group was left
+                rows = rows[:, two] if two.ndim == 1 else rows.gather(1, two)
+            result.append(rows)
         else:
             result.append(one if two is None else two if one is None else one[two])
     return tuple(result)

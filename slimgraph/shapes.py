@@ -1,7 +1,7 @@
 """Shapes without data: every node of a traced model knows the meta tensor it computes."""
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -107,8 +107,9 @@ class MetaRunner:
             return args[0]
         if node.target is getattr and args[1] == "device":
             return self.device
-        if not kwargs and self._keeps_shape(node, args):
-            return args[0].detach()
+        known = self._known(node, args, kwargs)
+        if known is not None:
+            return known
         function: Callable[..., Any]
         if node.op == "call_module":
             _refuse_integers(node, self._modules[str(node.target)], args)
@@ -123,14 +124,19 @@ class MetaRunner:
         except NotImplementedError:  # no meta kernel; the fake mode knows decompositions
             return _run_fake(function, args, kwargs)
 
-    def _keeps_shape(self, node: fx.Node, args: tuple[Any, ...]) -> bool:
-        """Return whether a call is known to return its first argument's shape, dtype, layout."""
+    def _known(self, node: fx.Node, args: Any, kwargs: Any) -> Tensor | None:
+        """Return what common calls return, or `None`: only running the call tells."""
+        if node.op == "call_function" and node.target in _JOINS and kwargs.keys() <= {"dim"}:
+            return _joined(*args, **kwargs)
         if node.op == "call_module":
-            return _is_pointwise(self._modules[str(node.target)], args)
-        return node.op == "call_function" and node.target in _ARITHMETIC and _alike(args)
+            same = not kwargs and _is_pointwise(self._modules[str(node.target)], args)
+        else:
+            same = not kwargs and node.target in _ARITHMETIC and _alike(args)
+        return args[0].detach() if same else None
 
 
-# On meta tensors torch runs these as Python decompositions, half a millisecond and more each.
+# On meta tensors torch runs these as Python decompositions, half a millisecond and more each;
+# most calls of most networks are among them.
 _SAME_SHAPE = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU, nn.GELU)
 _BATCH_NORM_RANKS: dict[type[nn.Module], tuple[int, ...]] = {
     nn.BatchNorm1d: (2, 3),
@@ -140,6 +146,19 @@ _BATCH_NORM_RANKS: dict[type[nn.Module], tuple[int, ...]] = {
 _ARITHMETIC = frozenset(
     {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, torch.add, torch.mul}
 )
+_JOINS = frozenset({torch.cat, torch.concat, torch.concatenate})
+
+
+def _joined(tensors: Sequence[Any], dim: int = 0) -> Tensor | None:
+    """Return the concatenation of tensors that plainly fit."""
+    first = tensors[0]
+    if not isinstance(first, Tensor) or not -first.ndim <= dim < first.ndim:
+        return None
+    if len({(t.dtype, t.shape[:dim], t.shape[dim:][1:]) for t in tensors}) > 1:
+        return None
+    shape = list(first.shape)
+    shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
+    return first.new_empty(shape)
 
 
 def _is_pointwise(leaf: nn.Module, args: tuple[Any, ...]) -> bool:

@@ -117,11 +117,17 @@ def _copy(graph: fx.Graph) -> fx.Graph:
 
 
 def _positional(model: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    names = [node.target for node in model.graph.nodes if node.op == "placeholder"]
+    inputs = [node for node in model.graph.nodes if node.op == "placeholder"]
+    names = [node.target for node in inputs]
     unknown = [name for name in kwargs if name not in names]
     if unknown:
         raise TraceError(f"the model has no input `{unknown[0]}`", hint=f"its inputs are {names}")
-    return [*args, *(kwargs[str(name)] for name in names[len(args) :] if name in kwargs)]
+    values = list(args)
+    for node in inputs[len(args) :]:
+        if node.target not in kwargs and not node.args:
+            break  # `propagate` says what is missing
+        values.append(kwargs[str(node.target)] if node.target in kwargs else node.args[0])
+    return values
 
 
 def _trace(

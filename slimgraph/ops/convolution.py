@@ -95,7 +95,7 @@ def _resize(call: Call) -> None:
     weight = call.node.args[1] if len(call.node.args) > 1 else call.node.kwargs.get("weight")
     left = call.groups_left(weight)
     if left is not None:
-        call.set(7 if "transpose" in call.name else 6, "groups", left)
+        call.set(6, "groups", left)
 
 
 def _sizes(conv: Any, groups: int | None) -> None:

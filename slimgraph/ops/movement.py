@@ -95,9 +95,11 @@ def cat(site: Site, tensors: Sequence[Value], dim: int = 0, **kwargs: Any) -> Va
     """Join values along a dim; positions that carry no channel stay."""
     dim = kwargs.get("axis", dim) % len(site.shape)
     layers = [site.layers(value) for value in tensors]
-    dims = {d for value in layers for layer in value for d in varying(layer)} - {dim}
-    along_dim = any(dim in varying(layer) for value in layers for layer in value)
-    if any(len(value) > 1 for value in layers) or (along_dim and not _alike(layers, dim)):
+    carrying = {frozenset(varying(layer)) for value in layers for layer in value}
+    dims = frozenset().union(*carrying) - {dim}
+    along_dim = any(dim in own for own in carrying)
+    alike = len({own - {dim} for own in carrying}) <= 1  # along the same other dims, or none
+    if any(len(value) > 1 for value in layers) or (along_dim and not alike):
         for value in tensors:
             site.freeze(value, "is joined with values that carry channels elsewhere")
         return site.value()
@@ -105,20 +107,13 @@ def cat(site: Site, tensors: Sequence[Value], dim: int = 0, **kwargs: Any) -> Va
         return _meet(site, tensors, dim)
     for layer in (layer for value in layers for layer in value if min(dims, default=dim) < dim):
         tie(site, layer, dim)
-    parts = []
-    for value, own in zip(tensors, layers, strict=True):
-        layer = own[0] if own else torch.zeros((), dtype=torch.long).expand(value.shape)
-        whole = [size if d == dim or d in dims else 1 for d, size in enumerate(value.shape)]
-        index = tuple(slice(0, size) for size in whole)
-        parts.append(layer[index])
+    index = tuple(slice(None if d == dim or d in dims else 1) for d in range(len(site.shape)))
+    parts = [
+        (own[0] if own else torch.zeros((), dtype=torch.long).expand(value.shape))[index]
+        for value, own in zip(tensors, layers, strict=True)
+    ]
     joined = torch.cat(parts, dim)
     return carried(site, site.shape, [joined.expand(site.shape)]) if along_dim else site.value()
-
-
-def _alike(layers: list[tuple[Tensor, ...]], dim: int) -> bool:
-    """Check that all pieces carry channels along the same other dims, or none at all."""
-    others = {frozenset(varying(layer)) - {dim} for value in layers for layer in value}
-    return len(others) <= 1
 
 
 def _meet(site: Site, tensors: Sequence[Value], dim: int) -> Value:

@@ -52,8 +52,9 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Check the range."""
-        whole = isinstance(self.amount, int) and not isinstance(self.amount, bool)
-        if not (self.amount >= 1 if whole else 0 < self.amount <= 1):
+        whole = isinstance(self.amount, int)
+        in_range = self.amount >= 1 if whole else 0 < self.amount <= 1
+        if isinstance(self.amount, bool) or not in_range:
             raise BudgetError(
                 f"the budget `{self.unit}={self.amount}` is out of range",
                 hint="a fraction in (0, 1] says what remains; an integer is an absolute count",

@@ -49,6 +49,9 @@ def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
+mystery.register_autograd(lambda context, grad: grad + grad.flip(1) * 0.5)
+
+
 class Unknown(Net):
     def parts(self) -> dict[str, Any]:
         return {"stem": conv(3, 8), "mid": conv(8, 6), "after": conv(6, 4), "head": conv(4, 2)}

@@ -96,23 +96,25 @@ def _gate(net: GrownNet, x: Tensor, down: int, up: int) -> Tensor:
 
 def _tokens(net: GrownNet, x: Tensor, part: int) -> Tensor:
     b, _, h, w = x.shape
-    return F.relu(net.parts[part](x.flatten(2).transpose(1, 2))).transpose(1, 2).reshape(b, -1, h, w)
+    return (
+        F.relu(net.parts[part](x.flatten(2).transpose(1, 2))).transpose(1, 2).reshape(b, -1, h, w)
+    )
 
 
-def _shuffle(net: GrownNet, x: Tensor, groups: int) -> Tensor:
+def _shuffle(_: GrownNet, x: Tensor, groups: int) -> Tensor:
     b, c, h, w = x.shape
     return x.view(b, groups, c // groups, h, w).transpose(1, 2).reshape(b, c, h, w)
 
 
-def _literal(net: GrownNet, x: Tensor, groups: int, width: int) -> Tensor:
+def _literal(_: GrownNet, x: Tensor, groups: int, width: int) -> Tensor:
     return x.reshape(-1, groups, width, x.shape[2] * x.shape[3]).sum(2).unflatten(-1, x.shape[2:])
 
 
-def _pixels(net: GrownNet, x: Tensor) -> Tensor:
+def _pixels(_: GrownNet, x: Tensor) -> Tensor:
     return F.avg_pool2d(F.pixel_shuffle(x, 2), 2)
 
 
-def _space(net: GrownNet, x: Tensor) -> Tensor:
+def _space(_: GrownNet, x: Tensor) -> Tensor:
     return F.pixel_unshuffle(F.interpolate(x, scale_factor=2.0), 2)
 
 
@@ -137,10 +139,9 @@ OPS: dict[str, Callable[..., Tensor]] = {
     "stack": lambda net, x, y, dim: torch.stack([x, y], dim).flatten(1, 2),
     "pad": lambda net, x, before, after: F.pad(x, (0, 0, 0, 0, before, after)),
     "repeat": lambda net, x: torch.cat([x.repeat(1, 2, 1, 1), x.flip(1)], 1),
-    "largest": lambda net, x, groups: x.unflatten(1, (groups, -1)).amax((-2, -1)).flatten(1)[
-        :, :, None, None
-    ]
-    + x,
+    "largest": lambda net, x, groups: (
+        x.unflatten(1, (groups, -1)).amax((-2, -1)).flatten(1)[:, :, None, None] + x
+    ),
 }
 
 

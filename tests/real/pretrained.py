@@ -8,9 +8,7 @@ from typing import NamedTuple
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 import slimgraph as sg
 from slimgraph.dead import dead_channels
@@ -36,6 +34,8 @@ class Photos(NamedTuple):
 
 def labelled_photos(mean: Sequence[float], std: Sequence[float]) -> Photos:
     """Read ImageNet photos, whose class is the last number of the file's name."""
+    v2 = pytest.importorskip("torchvision.transforms.v2", reason="torchvision is not installed")
+    images = pytest.importorskip("PIL.Image", reason="pillow is not installed")
     prepare = v2.Compose(
         [
             v2.PILToTensor(),
@@ -48,7 +48,7 @@ def labelled_photos(mean: Sequence[float], std: Sequence[float]) -> Photos:
     paths = data_files("foolbox", "data/imagenet_*.jpg")
     pixels = []
     for path in paths:
-        with Image.open(path) as image:
+        with images.open(path) as image:
             pixels.append(prepare(image.convert("RGB")))
     labels = torch.tensor([int(path.stem.rpartition("_")[2]) for path in paths])
     return Photos(torch.stack(pixels), labels)

@@ -1,6 +1,7 @@
 """EfficientNet-Lite0 as trained on ImageNet; its convolutions pad in a way of their own."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def empty_filters(model: nn.Module) -> dict[str, Tensor]:
     found = {}
     for name, module in model.named_modules():
         if name.endswith("_depthwise_conv"):
-            block = model.get_submodule(name.rpartition(".")[0])
+            block: Any = model.get_submodule(name.rpartition(".")[0])
             empty = (module.weight == 0).flatten(1).all(1)
             norm = block._bn1
             zeros = torch.zeros(1, len(empty), 1, 1)

@@ -1,0 +1,31 @@
+"""The law over nets that nobody wrote: random ops, random legal masks."""
+
+import pytest
+import torch
+
+import slimgraph as sg
+from tests.assertions import assert_same_output, random_mask
+from tests.nets.grown import grow, grown
+
+SEEDS = range(60)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_compress_equals_masked_on_a_random_net(seed: int) -> None:
+    sizes = (8,) if grow(seed).other is None else (8, 10)
+    torch.manual_seed(seed)
+    traced = sg.trace(grown(seed).double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.double))
+    graph = sg.analyze(traced)
+    for draw in range(2):
+        mask = random_mask(graph, seed * 7 + draw)
+        slim, masked = sg.compress(traced, mask), sg.masked(traced, mask)
+        for batch, size in [(1, 8), *((3, size) for size in sizes)]:
+            inputs = torch.randn(batch, 3, size, size, dtype=torch.double)
+            assert_same_output(masked, slim, inputs)
+
+
+def test_random_nets_shrink() -> None:
+    for seed in SEEDS[:10]:
+        traced = sg.trace(grown(seed).eval(), torch.randn(1, 3, 8, 8))
+        plan = sg.compress(traced, random_mask(sg.analyze(traced), seed)).plan
+        assert plan.kept, f"nothing of net {seed} can shrink"
