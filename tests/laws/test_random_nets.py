@@ -26,6 +26,6 @@ def test_compress_equals_masked_on_a_random_net(seed: int) -> None:
 
 def test_random_nets_shrink() -> None:
     for seed in SEEDS[:10]:
-        traced = sg.trace(grown(seed).eval(), torch.randn(1, 3, 8, 8))
+        traced = sg.trace(grown(seed).float().eval(), torch.randn(1, 3, 8, 8))
         plan = sg.compress(traced, random_mask(sg.analyze(traced), seed)).plan
         assert plan.kept, f"nothing of net {seed} can shrink"

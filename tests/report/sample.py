@@ -102,7 +102,7 @@ class Sketch:
 
     def report(self, *, keep: float | None = 0.5, scores: bool = True) -> dict[str, Any]:
         """The report; `keep` is the share of channels kept, None for a model not compressed."""
-        chance = random.Random(0)  # noqa: S311, no secret
+        chance = random.Random(0)
         ids = {group: i for i, group in enumerate(g for g in self.groups if self._find(g) == g)}
         groups = [self._group(g, ids[g], keep, chance, scores=scores) for g in ids]
         layers = [self._layer(layer, ids, groups) for layer in self.layers]
