@@ -8,10 +8,11 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
+from slimgraph.analysis import parameter_names
 from slimgraph.kept import KeptChannels
 from slimgraph.pass_manager import Pass, PassResult, clone
 from slimgraph.rules import Call, Rule, RuleTable, canonical, compute
-from slimgraph.shapes import modules_of, place
+from slimgraph.shapes import modules_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,6 @@ class ResizeLiterals(Pass):
         if not rebuild.modified:
             return PassResult(graph_module, modified=False)
         result = clone(graph_module, rebuild.new)
-        result.meta["rewritten"] = tuple(rebuild.rewritten)
         for target, name, value in rebuild.options:
             setattr(result.get_submodule(target), name, value)
         return PassResult(result, modified=True)
@@ -63,10 +63,10 @@ class _Rebuild:
         self.root = root
         self.new = fx.Graph(tracer_cls=root.graph._tracer_cls)
         self.modules = modules_of(root)
+        self.names = parameter_names(root)
         self.options: list[tuple[str, str, Any]] = []  # of modules: target, name, new value
         self.known: dict[fx.Node, Any] = {}
         self.modified = False
-        self.rewritten: list[str] = []  # calls that only the new graph gets right
 
     def emit(self, node: fx.Node, twin: fx.Node) -> None:
         """Copy a node of the graph; `twin` is the same node where it was analysed."""
@@ -78,9 +78,9 @@ class _Rebuild:
         args, kwargs = map_arg((node.args, node.kwargs), lambda source: self.known[source])
         call = Call(
             self._name(node), twin, list(args), dict(kwargs), self.kept, self.new,
-            node.target,
+            node.target, self._weight(node),
         )  # fmt: skip
-        self._resize(node, twin, call)
+        self._resize(node, call)
         op = node.op if call.target is node.target else "call_function"
         made = self.new.create_node(
             op, call.target, tuple(call.args), call.kwargs, node.name, node.type
@@ -88,28 +88,29 @@ class _Rebuild:
         made.meta = {key: value for key, value in node.meta.items() if key != "val"}
         self.known[node] = made
 
+    def _weight(self, node: fx.Node) -> str | None:
+        if node.op != "call_module":
+            return None
+        return self.names.get(id(getattr(self.modules[str(node.target)], "weight", None)))
+
     def _name(self, node: fx.Node) -> str:
         if node.op == "call_module":
             return type(self.modules[str(node.target)]).__name__.lower()
         return canonical(node.target)
 
-    def _resize(self, node: fx.Node, twin: fx.Node, call: Call) -> None:
+    def _resize(self, node: fx.Node, call: Call) -> None:
         rule, options = self._rule(node)
         if rule is None or rule.resize is None:
             return
         before = (call.target, list(call.args), dict(call.kwargs))
         call.kwargs.update(options)
         rule.resize(call)
-        changed = False
         for name in options:
             value = call.kwargs.pop(name)
             if value != options[name]:
                 self.options.append((str(node.target), name, value))
-                changed = True
-        changed |= before != (call.target, call.args, call.kwargs)
-        if changed and rule.kind != "contraction":  # with other groups a convolution cannot run
-            self.rewritten.append(place(twin))
-        self.modified |= changed
+                self.modified = True
+        self.modified |= before != (call.target, call.args, call.kwargs)
 
     def _rule(self, node: fx.Node) -> tuple[Rule | None, dict[str, Any]]:
         if node.op in ("call_function", "call_method"):
@@ -132,10 +133,7 @@ class _Rebuild:
             return None
         if node.target is not None and canonical(node.target) == "getitem" and nodes:
             whole: Any = args[0]
-            item = whole[args[1]]  # a tuple of which some entries stay symbolic
-            if not isinstance(item, fx.Node):
-                self.rewritten.append(place(twin))
-            return item
+            return whole[args[1]]  # a tuple of which some entries stay symbolic
         if nodes or node.op != "call_function" or not callable(node.target):
             return None
         self.modified = True
@@ -152,10 +150,7 @@ class _Rebuild:
         given = [arg for arg in twin.args[1:] if isinstance(arg, int)]
         if given:  # x.size(1)
             dim = given[0] % len(old)
-            if old[dim] == new[dim]:
-                return None
-            self.rewritten.append(place(twin))
-            return old[dim]
+            return old[dim] if old[dim] != new[dim] else None
         return tuple(
             before if before != after else compute(self.new, torch.Tensor.size, args[0], i)
             for i, (before, after) in enumerate(zip(old, new, strict=True))

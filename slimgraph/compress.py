@@ -9,6 +9,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from slimgraph.analysis import analyze
+from slimgraph.calls import calls_of
 from slimgraph.errors import PostconditionError
 from slimgraph.graph import DependencyGraph
 from slimgraph.kept import KeptChannels
@@ -18,7 +19,7 @@ from slimgraph.pass_manager import Pipeline, clone
 from slimgraph.passes.resize_literals import ResizeLiterals
 from slimgraph.passes.slice_parameters import SliceParameters
 from slimgraph.plan import Kept, Plan, names_of, stored_tensors
-from slimgraph.shapes import place, propagate
+from slimgraph.shapes import modules_of, place, propagate
 from slimgraph.tracing import ExampleInputs, ensure_traced
 
 Observer = Callable[[str, fx.GraphModule, fx.GraphModule], None]
@@ -74,10 +75,21 @@ def shrink(
     inputs = [node for node in graph.traced.graph.nodes if node.op == "placeholder"]
     propagate(slim, *(node.meta["val"] for node in inputs))
     _check_shapes(slim, kept)
-    plan = replace(plan, rewritten=slim.meta.pop("rewritten", ()))
+    plan = replace(plan, options=_changed_options(graph, slim), calls=calls_of(slim))
     earlier = getattr(graph.traced, "plan", None)
     vars(slim)["plan"] = plan if earlier is None else earlier.then(plan)
     return slim
+
+
+def _changed_options(graph: DependencyGraph, slim: fx.GraphModule) -> dict[str, dict[str, Any]]:
+    """Collect the settings of modules that differ from before, such as the groups left."""
+    after = modules_of(slim)
+    changed = {}
+    for name, before in modules_of(graph.traced).items():
+        form = graph.rules.form_of(before)
+        pairs = {o: getattr(after[name], o) for o in form.options} if form is not None else {}
+        changed[name] = {o: value for o, value in pairs.items() if value != getattr(before, o)}
+    return {name: options for name, options in changed.items() if options}
 
 
 def _check_shapes(slim: fx.GraphModule, kept: KeptChannels) -> None:
@@ -101,12 +113,9 @@ def make_plan(graph: DependencyGraph, kept: KeptChannels) -> Plan:
     stored = stored_tensors(graph.traced)
     names = names_of(stored)  # a tied weight is kept under all its names
     padded: dict[str, Kept] = {}
-    groups: dict[str, int] = {}
     for name, entries in kept.parameters():
-        left = kept.groups(name)
         for alias in names[id(stored[name])] if name in stored else ():
             padded[alias] = (*entries, *[None] * (stored[name].ndim - len(entries)))
-            groups.update({} if left is None else {alias: left})
     inputs = tuple(
         (
             str(node.target),
@@ -117,7 +126,8 @@ def make_plan(graph: DependencyGraph, kept: KeptChannels) -> Plan:
         if node.op == "placeholder" and isinstance(node.meta["val"], Tensor)
     )
     sizes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
-    return Plan(padded, sizes, groups, inputs)
+    called = (str(node.target) for node in graph.traced.graph.nodes if node.op == "call_module")
+    return Plan(padded, sizes, inputs=inputs, leaves=tuple(dict.fromkeys(called)))
 
 
 def masked(

@@ -2,18 +2,20 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from slimgraph.calls import first_other_call
 from slimgraph.display import Rows, Shown
-from slimgraph.errors import PlanError
+from slimgraph.errors import PlanError, SlimgraphError
 from slimgraph.labels import Shape
 from slimgraph.ops import DEFAULT_TABLE
 from slimgraph.shapes import modules_of, shallow
+from slimgraph.tracing import ExampleInputs, trace
 
 Kept = tuple[Tensor | None, ...]
 
@@ -82,16 +84,18 @@ class Plan(Shown):
         kept: Parameter or buffer name to one entry per dim: a LongTensor of kept positions,
             a matrix (groups, kept) for dim 1 of a grouped weight, or `None` for all.
         sizes: The shapes before.
-        groups: Groups that are left, by name of the grouped weight, where some vanished.
+        options: Settings of modules that change, by module and name: the groups that are left.
         inputs: Shape and dtype of the example inputs, by name.
-        rewritten: Calls in the model's code whose literal sizes `compress` had to rewrite.
+        calls: What the compressed model calls on them; see `slimgraph.calls`.
+        leaves: Submodules that the traced model calls as one node each.
     """
 
     kept: Mapping[str, Kept]
     sizes: Mapping[str, Shape]
-    groups: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     inputs: tuple[tuple[str, Shape, str], ...] = ()
-    rewritten: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Say it in one line."""
@@ -129,9 +133,11 @@ class Plan(Shown):
         for name, entries in later.kept.items():
             earlier = self.kept.get(name, (None,) * len(entries))
             kept[name] = _composed(earlier, entries, self.sizes.get(name, later.sizes[name]))
-        groups = {**self.groups, **later.groups}
-        rewritten = (*self.rewritten, *later.rewritten)
-        return Plan(kept, self.sizes, groups, self.inputs or later.inputs, rewritten)
+        both = [*self.options.items(), *later.options.items()]
+        options: dict[str, dict[str, Any]] = {module: {} for module, _ in both}
+        for module, changed in both:
+            options[module].update(changed)
+        return replace(later, kept=kept, sizes=self.sizes, options=options)
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Shrink a fresh instance of the model's own class, in place or not at all.
@@ -160,43 +166,43 @@ class Plan(Shown):
         return model
 
     def _rehearse(self, model: nn.Module) -> None:
-        """Run the shrunken model once without data, on a copy of its objects."""
-        if self.rewritten:  # it might even run, and compute something else
-            raise PlanError(
-                f"the forward of `{type(model).__name__}` depends on sizes that the plan changes",
-                self.rewritten[0],
-                "use the GraphModule that `compress` returns, in which they are rewritten",
-            )
-        if not self.inputs:
-            return
-        twin = shallow(model, lambda tensor: tensor.to("meta")).eval()
+        """Trace the shrunken model without data, on a copy of its objects; compare its calls."""
+        twin = shallow(model, lambda tensor: tensor.to("meta"))
         stored = stored_tensors(model)
-        small = {
-            name: torch.empty(self.new_shape(name), dtype=stored[name].dtype, device="meta")
-            for name in self.kept
-        }
         names = names_of(stored)
-        for name, tensor in small.items():
-            new = like(stored[name], tensor)
-            put_all(twin, dict.fromkeys(names[id(stored[name])], new))
+        for name in self.kept:
+            small = torch.empty(self.new_shape(name), dtype=stored[name].dtype, device="meta")
+            put_all(twin, dict.fromkeys(names[id(stored[name])], like(stored[name], small)))
         self.resize_modules(twin)
-        inputs = {
-            name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
-            for name, shape, dtype in self.inputs
-        }
+        if not self.calls:
+            return
+        name = type(model).__name__
+        hint = "use the GraphModule that `compress` returns, in which they are rewritten"
         try:
-            with torch.no_grad():
-                _call(twin, inputs)
-        except Exception as error:
+            traced = trace(twin, _examples(twin, self.inputs), leaves=self.leaves)
+        except SlimgraphError as error:
             raise PlanError(
-                f"the forward of `{type(model).__name__}` cannot run with smaller sizes: {error}",
-                hint="its code has sizes written into it; use the GraphModule that `compress` "
-                "returns, in which they are rewritten",
+                f"the forward of `{name}` depends on sizes that the plan changes: {error.message}",
+                error.where,
+                hint,
             ) from error
+        other = first_other_call(traced, self.calls)
+        if other is not None:  # it might even run, and compute something else
+            raise PlanError(
+                f"the forward of `{name}` depends on sizes that the plan changes: it calls "
+                f"`{other[1]}`, the compressed model `{other[2]}`",
+                other[0],
+                hint,
+            )
 
     def resize_modules(self, model: nn.Module) -> None:
-        """Set the size attributes of every torch.nn module whose parameters the plan slices."""
+        """Set what torch.nn modules say of their sizes, of those the plan slices or changes."""
         modules = modules_of(model)
+        for name, changed in self.options.items():
+            form = DEFAULT_TABLE.form_of(modules[name]) if name in modules else None
+            if form is None or not changed.keys() <= set(form.options):
+                raise PlanError(f"the model has no module `{name}` with settings {set(changed)}")
+            vars(modules[name]).update(changed)
         stored = stored_tensors(model)
         names = names_of(stored)  # tied weights stand under one name in `kept`
         resized = {alias for name in self.kept for alias in names[id(stored[name])]}
@@ -204,7 +210,7 @@ class Plan(Shown):
             module = modules[owner]
             form = DEFAULT_TABLE.form_of(module)
             if form is not None and form.sizes is not None:
-                form.sizes(module, self.groups.get(f"{owner}.weight" if owner else "weight"))
+                form.sizes(module)
 
     def to_payload(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return the plan as JSON data and tensors."""
@@ -216,9 +222,10 @@ class Plan(Shown):
         }
         payload = {
             "sizes": {name: list(shape) for name, shape in self.sizes.items()},
-            "groups": dict(self.groups),
+            "options": {name: dict(changed) for name, changed in self.options.items()},
             "inputs": [[name, list(shape), dtype] for name, shape, dtype in self.inputs],
-            "rewritten": list(self.rewritten),
+            "calls": list(self.calls),
+            "leaves": list(self.leaves),
         }
         return payload, tensors
 
@@ -236,14 +243,17 @@ class Plan(Shown):
             for key, positions in tensors.items():
                 name, _, dim = key[:-1].rpartition("[")
                 kept.setdefault(name, [None] * len(sizes[name]))[int(dim)] = positions
-            rewritten = tuple(str(call) for call in payload.get("rewritten", ()))
-            groups = {str(name): int(count) for name, count in payload["groups"].items()}
+            calls, leaves = (tuple(map(str, payload[key])) for key in ("calls", "leaves"))
+            options = {
+                name: {key: _setting(value) for key, value in changed.items()}
+                for name, changed in payload["options"].items()
+            }
         except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise PlanError(f"the data does not describe a plan: {error!r}") from error
         for name, entries in kept.items():
             _check_positions(name, entries, sizes[name])
         done = {name: tuple(entries) for name, entries in kept.items()}
-        return cls(done, sizes, groups, inputs, rewritten)
+        return cls(done, sizes, options, inputs, calls, leaves)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as safetensors."""
@@ -293,15 +303,13 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
         module._buffers[name] = tensor
 
 
-def _call(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
-    """Call a model with its inputs by name, as some may have been left out."""
+def _examples(model: nn.Module, inputs: Sequence[tuple[str, Shape, str]]) -> ExampleInputs:
+    """Make data-less inputs: by name, as some may have been left out, if the names say it all."""
+    made = {n: torch.empty(s, dtype=getattr(torch, d), device="meta") for n, s, d in inputs}
     parameters = inspect.signature(model.forward).parameters
     variadic = inspect.Parameter.VAR_KEYWORD
     takes_all = any(parameter.kind is variadic for parameter in parameters.values())
-    if takes_all or inputs.keys() <= parameters.keys():
-        model(**inputs)
-    else:
-        model(*inputs.values())
+    return made if takes_all or made.keys() <= parameters.keys() else tuple(made.values())
 
 
 def names_of(stored: Mapping[str, Tensor]) -> dict[int, list[str]]:
@@ -317,6 +325,11 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     stored: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     stored.update(model.named_buffers(remove_duplicate=False))
     return stored
+
+
+def _setting(value: Any) -> int | tuple[int, ...]:
+    """Read what options are: a number, or several."""
+    return tuple(map(int, value)) if isinstance(value, list) else int(value)
 
 
 def _shape(shape: Shape) -> str:

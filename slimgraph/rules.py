@@ -22,13 +22,13 @@ class ModuleForm:
         types: Module classes.
         parameters: Attributes passed to the rule as values, under these names.
         options: Attributes passed to the rule as plain keyword arguments.
-        sizes: `(module, groups left)` sets the size attributes of a sliced module.
+        sizes: Sets the size attributes of a sliced module.
     """
 
     types: tuple[type[nn.Module], ...]
     parameters: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
-    sizes: Callable[[Any, int | None], None] | None = None
+    sizes: Callable[[Any], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +168,7 @@ class Call:
         kept: What is left of every value.
         graph: The new graph, for nodes that compute sizes.
         target: What the new graph calls.
+        weight: Name of the called module's weight.
     """
 
     name: str
@@ -177,6 +178,7 @@ class Call:
     kept: Kept
     graph: fx.Graph
     target: Any
+    weight: str | None = None
 
     def become(self, target: Callable[..., Any], *args: Any) -> None:
         """Turn the call into another function."""
@@ -207,12 +209,11 @@ class Call:
         else:
             self.kwargs[name] = value
 
-    def groups_left(self, weight: Any) -> int | None:
-        """Return the groups left in a weight given as an argument; `None` if all are."""
-        if isinstance(weight, fx.Node):
-            value = self.kept.value(weight)
-            return self.kept.groups(value.parameter) if value.parameter else None
-        return None
+    def groups_left(self) -> int | None:
+        """Return the groups left in the weight of a convolution; `None` if all are."""
+        given = self.node.args[1] if len(self.node.args) > 1 else self.node.kwargs.get("weight")
+        name = self.kept.value(given).parameter if isinstance(given, fx.Node) else self.weight
+        return None if name is None else self.kept.groups(name)
 
 
 def compute(graph: fx.Graph, function: Callable[..., Any], *args: Any) -> fx.Node:

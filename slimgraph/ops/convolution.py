@@ -92,14 +92,12 @@ def transposed(
 
 
 def _resize(call: Call) -> None:
-    weight = call.node.args[1] if len(call.node.args) > 1 else call.node.kwargs.get("weight")
-    left = call.groups_left(weight)
+    left = call.groups_left()
     if left is not None:
         call.set(6, "groups", left)
 
 
-def _sizes(conv: Any, groups: int | None) -> None:
-    conv.groups = groups or conv.groups
+def _sizes(conv: Any) -> None:
     full, share = conv.weight.shape[0], conv.weight.shape[1] * conv.groups
     conv.in_channels, conv.out_channels = (full, share) if conv.transposed else (share, full)
 

@@ -81,7 +81,7 @@ def prelu(site: Site, input: Value, weight: Value) -> Value:
     return site.value(*input.layers)
 
 
-def _prelu_sizes(module: Any, groups: int | None) -> None:
+def _prelu_sizes(module: Any) -> None:
     module.num_parameters = module.weight.shape[0]
 
 

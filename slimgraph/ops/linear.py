@@ -24,7 +24,7 @@ def linear(site: Site, input: Value, weight: Value, bias: Value | None = None) -
     return site.value(*passed, *made)
 
 
-def _sizes(module: Any, groups: int | None) -> None:
+def _sizes(module: Any) -> None:
     module.out_features, module.in_features = module.weight.shape
 
 

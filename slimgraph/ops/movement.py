@@ -201,6 +201,8 @@ def pixel_shuffle(site: Site, input: Value, upscale_factor: int) -> Any:
     if labels is not None:
         blocks = labels.reshape(-1, upscale_factor**2)
         site.ledger.couple(blocks[:, :1], blocks, site.node)
+        first = blocks[:, :1].expand(blocks.shape).flatten()  # one label for all of a new channel
+        input = Value(input.shape, (along(first, channel, input.shape),), node=input.node)
     return move(site, input, *([] if site.node.op == "call_module" else [upscale_factor]))
 
 

@@ -80,13 +80,13 @@ def _resize_group_norm(call: Call) -> None:
         call.set(1, "num_groups", int((positions // width).unique().numel()))
 
 
-def _features(module: Any, groups: int | None) -> None:
+def _features(module: Any) -> None:
     stored = module.weight if module.weight is not None else module.running_mean
     if stored is not None:
         module.num_features = stored.shape[0]
 
 
-def _channels(module: Any, groups: int | None) -> None:
+def _channels(module: Any) -> None:
     if module.weight is not None:
         module.num_channels = module.weight.shape[0]
 

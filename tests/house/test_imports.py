@@ -20,7 +20,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("container", "pass_manager", "proxies", "tracing"),
     ("ops",),
     ("groups", "graph", "analysis"),
-    ("cost", "importance", "kept", "mask", "plan", "constants"),
+    ("cost", "importance", "kept", "mask", "calls", "plan", "constants"),
     ("report", "select", "dead"),
     ("passes", "serialize"),
     ("compress", "loading", "onnx_export"),
