@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from rich.console import Console, Group
@@ -14,7 +14,7 @@ from torch import fx
 from slimgraph import report
 from slimgraph.analysis import analyze
 from slimgraph.compress import masked
-from slimgraph.errors import BudgetError, FileError, SlimgraphError
+from slimgraph.errors import FileError, SlimgraphError
 from slimgraph.files import check_target, draft_of, write_text
 from slimgraph.graph import DependencyGraph
 from slimgraph.loading import load_model
@@ -22,18 +22,13 @@ from slimgraph.mask import Mask
 from slimgraph.onnx_export import ExportReport, export_onnx
 from slimgraph.parity import compare, require_parity
 from slimgraph.pass_manager import Observer, dump_passes
-from slimgraph.select.budget import Order
 from slimgraph.serialize import save
 from slimgraph.shapes import example_inputs
-from slimgraph.slimming import SlimResult, slim
+from slimgraph.slimming import SlimResult, check_choice, slim
 from slimgraph.tracing import ensure_traced, trace
 
 Say = Callable[[str], None]
 _FORMATS = {".html": "html", ".json": "json", ".dot": "dot", ".txt": "text"}
-# The options that say how to spend a budget, by their defaults.
-_IDLE: dict[str, Any] = {
-    "criterion": "l2", "order": "per_cost", "round_to": 1, "max_removed": 1.0, "keep": (), "seed": 0
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,8 +78,12 @@ def run(request: Request, say: Say) -> Done:
     """
     targets = [request.onnx, *request.reports, *([request.save] if request.save else [])]
     _check_targets(request, targets)
-    _check_choice(request)
-    _check_order(request.choice.get("order", "per_cost"))
+    check_choice(
+        request.choice,
+        has_budget=bool(request.budget),
+        has_mask=request.mask is not None,
+        spell=lambda name: f"--{name.replace('_', '-')}",
+    )
     traced = load_traced(
         request.model, request.shapes, say, arch=request.arch, trust_pickle=request.trust_pickle
     )
@@ -148,24 +147,6 @@ def _check_targets(request: Request, targets: Sequence[Path]) -> None:
         taken.add(target.resolve())
     for target in request.reports:
         _format_of(target)
-
-
-def _check_choice(request: Request) -> None:
-    """Refuse options that only a budget gives a meaning to, instead of ignoring them."""
-    if request.budget or request.mask is not None:
-        return
-    idle = [name for name, default in _IDLE.items() if request.choice.get(name, default) != default]
-    if idle:
-        option = f"--{idle[0].replace('_', '-')}"
-        raise BudgetError(
-            f"`{option}` has no use without a budget",
-            hint=f"add `--channels`, `--params` or `--macs`, or leave `{option}` out",
-        )
-
-
-def _check_order(order: str) -> None:
-    if order not in get_args(Order):
-        raise BudgetError(f"unknown order `{order}`", hint=f"use {' or '.join(get_args(Order))}")
 
 
 def _verify(traced: fx.GraphModule, result: SlimResult, tolerance: float) -> float:

@@ -1,5 +1,6 @@
 """The one-call form: a model and a budget in, a smaller model out."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from slimgraph.kept import KeptChannels
 from slimgraph.mask import Mask, keep_channels
 from slimgraph.plan import Plan
 from slimgraph.select import Budget, select
-from slimgraph.select.budget import Order
+from slimgraph.select.budget import Order, check_order
 from slimgraph.tracing import ExampleInputs, ensure_traced, trace
 
 
@@ -106,29 +107,28 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         4
     """
     say = progress or (lambda _: None)
+    budgets = {"channels": channels, "params": params, "macs": macs}
+    given = {unit: amount for unit, amount in budgets.items() if amount is not None}
+    options: dict[str, Any] = {
+        "order": order, "round_to": round_to, "max_removed": max_removed, "keep": tuple(keep)
+    }  # fmt: skip
+    choice = {**options, "criterion": criterion, "normalize": normalize, "seed": seed}
+    check_choice(choice, has_budget=bool(given), has_mask=mask is not None)
     say("trace")
     traced = ensure_traced(model) if example_inputs is None else trace(model, example_inputs)
     say("group channels")
     graph = analyze(traced)
-    budgets = {"channels": channels, "params": params, "macs": macs}
-    given = {unit: amount for unit, amount in budgets.items() if amount is not None}
     settings: dict[str, Any] = {"budget": given, "criterion": "none", "keep": list(keep)}
     scores = None
     say("choose channels")
     if mask is not None:
-        if given or keep:
-            raise BudgetError("a mask leaves no choice", hint="give a mask or a budget, not both")
         chosen = keep_channels(graph, mask)
         settings["criterion"] = "the given mask"
     elif given:
         budget = Budget.of(**given)
         scores = score(graph, criterion, normalize=normalize, seed=seed)
-        options: dict[str, Any] = {
-            "order": order, "round_to": round_to, "max_removed": max_removed, "keep": keep
-        }  # fmt: skip
         chosen = select(graph, scores, budget, **options)
-        settings |= {**options, "criterion": criterion, "normalize": normalize, "seed": seed}
-        settings["keep"] = list(keep)
+        settings |= {**choice, "keep": list(keep)}
     else:
         check_finite(graph)
         chosen = ~dead_channels(graph)
@@ -137,3 +137,42 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     model = shrink(graph, KeptChannels(graph, chosen), observer)
     report = graph.to_dict(keep=chosen, scores=scores, settings=settings)
     return SlimResult(model, Mask.of_channels(graph, chosen), vars(model)["plan"], graph, report)
+
+
+_IDLE = {
+    name: parameter.default
+    for name, parameter in inspect.signature(slim).parameters.items()
+    if name in ("criterion", "normalize", "order", "round_to", "max_removed", "keep", "seed")
+}
+
+
+def check_choice(
+    choice: Mapping[str, Any],
+    *,
+    has_budget: bool,
+    has_mask: bool,
+    spell: Callable[[str], str] = str,
+) -> None:
+    """Refuse, before any work, options that nothing would heed.
+
+    Args:
+        choice: Keyword arguments of `slim`; those left out have their defaults.
+        has_budget: Whether a budget is given.
+        has_mask: Whether a mask is given.
+        spell: How the caller's user writes an option.
+
+    Raises:
+        BudgetError: A mask comes with a budget, or an option has no use.
+    """
+    check_order(choice.get("order", "per_cost"))
+    if has_budget and has_mask:
+        raise BudgetError("a mask leaves no choice", hint="give a mask or a budget, not both")
+    if has_budget:
+        return
+    idle = next((name for name in _IDLE if choice.get(name, _IDLE[name]) != _IDLE[name]), None)
+    if idle is not None:
+        units = [f"`{spell(unit)}`" for unit in ("channels", "params", "macs")]
+        raise BudgetError(
+            f"`{spell(idle)}` has no use without a budget",
+            hint=f"add {units[0]}, {units[1]} or {units[2]}, or leave `{spell(idle)}` out",
+        )

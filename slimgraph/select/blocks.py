@@ -27,14 +27,14 @@ class Legality:
     round_to: int = 1
 
     @cached_property
-    def blocks(self) -> list[Tensor]:
-        """Rows of channels that must keep equal counts. Each of shape (rows, channels)."""
+    def blocks(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Channels of two or more dims that stay rectangular, and the rows they vanish with."""
         found = []
         for block in self.graph.ledger.blocks:
-            channels = self.graph.component[block.labels].flatten(0, -2)
-            rows = channels.unique(dim=0)
-            if len(rows) > 1 or block.partner is not None:
-                found.append(rows)
+            channels = self.graph.component[block.labels]
+            partner = None if block.partner is None else self.graph.component[block.partner]
+            if partner is not None or len(channels.flatten(0, -2).unique(dim=0)) > 1:
+                found.append((channels, partner))
         return found
 
     @cached_property
@@ -63,7 +63,8 @@ class Legality:
         """
         atoms = torch.arange(len(self.scores))
         taken = torch.zeros(len(self.scores), dtype=torch.bool)
-        for rows in self.blocks:
+        for channels, _ in self.blocks:
+            rows = channels.flatten(0, -2).unique(dim=0)
             flat = rows.flatten()
             if bool(taken[flat].any()) or len(flat.unique()) != len(flat):
                 continue  # overlaps another block; `repair` evens the counts out
@@ -82,29 +83,42 @@ class Legality:
             A superset that no `MaskError` refuses. Shape: (channels,).
         """
         keep = keep | self.graph.frozen
-        while True:
+        before = -1
+        while int(keep.sum()) != before:
             before = int(keep.sum())
             for channels in self.never_empty:
                 if not bool(keep[channels].any()):
                     self._revive(keep, channels, 1)
-            for rows in self.blocks:
+            for rows, partner in self.blocks:
                 self._even_out(keep, rows)
-            if self.round_to > 1:
-                for group in self.graph.groups:
-                    self._round(keep, group.components)
-            if int(keep.sum()) == before:
-                return keep
+                self._match(keep, rows, rows if partner is None else partner)
+            for group in self.graph.groups:
+                self._round(keep, group.components)
+        return keep
 
     def _revive(self, keep: Tensor, channels: Tensor, count: int) -> None:
         gone = channels[~keep[channels]]
         keep[gone[self.scores[gone].argsort(descending=True)[:count]]] = True
 
-    def _even_out(self, keep: Tensor, rows: Tensor) -> None:
-        counts = keep[rows].sum(1)
-        most = int(counts.max())
-        for row, count in zip(rows, counts.tolist(), strict=True):
-            if count < most:
-                self._revive(keep, row, most - count)
+    def _even_out(self, keep: Tensor, channels: Tensor) -> None:
+        """Give rows that keep anything equally many positions, from the innermost dim outwards."""
+        for depth in range(channels.ndim - 1, 0, -1):
+            parents = channels.flatten(0, depth - 1)
+            leaves = parents.reshape(*parents.shape[:2], -1)
+            alive = keep[leaves].any(2)
+            counts = alive.sum(1)
+            most = int(counts.max())
+            for row in ((counts > 0) & (counts < most)).nonzero().flatten().tolist():
+                gone = leaves[row][~alive[row]]
+                best = self.scores[gone].amax(1).argsort(descending=True)
+                for position in best[: most - int(counts[row])].tolist():
+                    self._revive(keep, gone[position], 1)
+
+    def _match(self, keep: Tensor, rows: Tensor, partners: Tensor) -> None:
+        """Bring a row back if its partner stays."""
+        left, right = keep[rows].any(1), keep[partners].any(1)
+        for row in (left != right).nonzero().flatten().tolist():
+            self._revive(keep, partners[row] if left[row] else rows[row], 1)
 
     def _round(self, keep: Tensor, channels: Tensor) -> None:
         count = int(keep[channels].sum())

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -99,9 +99,10 @@ def select(  # noqa: PLR0913 - each option is one keyword of the command line
         Bool tensor, True = keep. Shape: (channels,).
 
     Raises:
-        BudgetError: The budget cannot be met; says what can.
+        BudgetError: The budget cannot be met (says what can), or an option is out of range.
         UnknownGroupError: `keep` names nothing.
     """
+    check_order(order)
     if round_to < 1 or not 0 <= max_removed <= 1:
         raise BudgetError("`round_to` must be at least 1 and `max_removed` lie in [0, 1]")
     greedy = _Greedy(graph, scores, budget, round_to)
@@ -112,6 +113,16 @@ def select(  # noqa: PLR0913 - each option is one keyword of the command line
     for step in range(1, steps + 1):
         greedy.shrink_to(max(limit, start - (start - limit) * step // steps), order)
     return greedy.keep
+
+
+def check_order(order: str) -> None:
+    """Refuse an unknown way of ranking.
+
+    Raises:
+        BudgetError: It is none of `Order`.
+    """
+    if order not in get_args(Order):
+        raise BudgetError(f"unknown order `{order}`", hint=f"use {' or '.join(get_args(Order))}")
 
 
 class _Greedy:

@@ -165,6 +165,26 @@ def test_options_out_of_range_are_refused(options: Any) -> None:
         choose(graph_of("Residual"), sg.Budget.of(macs=0.5), **options)
 
 
+def test_an_unknown_order_is_refused() -> None:
+    with pytest.raises(BudgetError, match="unknown order `scores`"):
+        choose(graph_of("Residual"), sg.Budget.of(macs=0.5), order="scores")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"criterion": "l1"}, {"keep": ["stem"]}, {"round_to": 8}, {"seed": 1}, {"normalize": "none"}],
+)
+@pytest.mark.parametrize("mask", [None, {}])
+def test_options_that_nothing_heeds_are_refused(options: Any, mask: Any) -> None:
+    with pytest.raises(BudgetError, match=f"`{next(iter(options))}` has no use without a budget"):
+        sg.slim(models.Residual(), torch.randn(models.IMAGE), mask=mask, **options)
+
+
+def test_a_mask_and_a_budget_are_refused() -> None:
+    with pytest.raises(BudgetError, match="a mask leaves no choice"):
+        sg.slim(models.Residual(), torch.randn(models.IMAGE), mask={}, macs=0.5)
+
+
 def test_order_by_score_removes_the_lowest_scores() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1))
