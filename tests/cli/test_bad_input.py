@@ -13,7 +13,6 @@ import torch
 
 import slimgraph as sg
 from tests.cli.command import SHAPE, Net, assert_refused, run, traced, write_own
-from tests.io.forge import write_container
 
 EXPORT = ("slimgraph-export", "model.pt", "--onnx", "out.onnx")
 OWN = ("slimgraph-export", "own.pt", "--onnx", "out.onnx", "--input-shape", "1,3,9,9", "--arch")
@@ -94,14 +93,6 @@ def test_no_pickle_runs_unasked(tmp_path: Path, how: str, arch: tuple[str, ...])
         assert way in said
     run(tmp_path, *EXPORT, "--trust-pickle", *arch)
     assert mark.exists(), "the trap works: the error above is what kept it shut"
-
-
-def forge(folder: Path, edit: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]) -> None:
-    """Save a model and change what its file says."""
-    payload, tensors = sg.serialize.to_payload(traced())  # type: ignore[attr-defined]
-    edit(payload, tensors)
-    document = {"kind": "model", "format": 1, "payload": payload}
-    write_container(folder / "model.pt", document, tensors)
 
 
 @pytest.mark.parametrize("words", [EXPORT, ("slimgraph-report", "model.pt")])

@@ -1,15 +1,11 @@
 """`slimgraph-report`: the groups of a model, without changing it."""
 
-import json
 from pathlib import Path
 
-import jsonschema
 import pytest
 
 import slimgraph as sg
 from tests.cli.command import assert_refused, contents, run, traced
-
-SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
 
 
 @pytest.fixture
@@ -25,20 +21,6 @@ def test_text_goes_to_stdout(folder: Path) -> None:
     assert "stem.0" in ran.stdout
     assert "wide.0" in ran.stdout
     assert contents(folder) == before
-
-
-def test_json_follows_the_schema(folder: Path) -> None:
-    ran = run(folder, "slimgraph-report", "model.slim", "--json")
-    report = json.loads(ran.stdout)
-    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text("utf-8"))).validate(report)
-    assert [group["name"] for group in report["groups"]] == ["stem.0", "wide.0", "head"]
-    assert report["totals"]["after"] is None
-
-
-def test_a_file_is_written_in_the_format_of_its_name(folder: Path) -> None:
-    ran = run(folder, "slimgraph-report", "model.slim", "--output", "page.html")
-    assert (ran.code, ran.stdout) == (0, "")
-    assert (folder / "page.html").read_text("utf-8").startswith("<!doctype html>")
 
 
 def test_explain_answers_in_words(folder: Path) -> None:
