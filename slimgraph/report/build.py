@@ -11,6 +11,7 @@ import slimgraph
 from slimgraph.cost import CostModel
 from slimgraph.graph import DependencyGraph
 from slimgraph.groups import Group, module_of
+from slimgraph.report.frozen import FrozenChannels, runs
 from slimgraph.rules import canonical
 
 SCHEMA = "slimgraph.report/1"
@@ -56,6 +57,7 @@ class _Builder:
         self.keep = keep
         self.scores = scores
         self.cost = CostModel(graph)
+        self.frozen = FrozenChannels(graph)
         self.full = torch.ones(len(graph.frozen), dtype=torch.bool)
         self.couplings: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for node, groups, modules in graph.couplings():
@@ -130,7 +132,8 @@ class _Builder:
             "kept": None if keep is None else int(keep.sum()),
             "prunable": group.prunable,
             "frozen": int(group.frozen.sum()),
-            "reasons": [reason._asdict() for reason in group.reasons],
+            "frozen_channels": runs(group.frozen),
+            "reasons": self.frozen.reasons(group),
             "modules": list(group.modules),
             "members": [
                 {"param": m.parameter, "dim": m.dim, "role": roles[m]} for m in group.members

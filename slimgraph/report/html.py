@@ -13,7 +13,14 @@ from slimgraph.report.json import standard
 from slimgraph.report.wording import printable
 
 # In the order they build on each other; together they are one script.
-_SCRIPTS = ("page_dom.js", "page_layout.js", "page_graph.js", "page_panel.js", "page_lists.js")
+_SCRIPTS = (
+    "page_dom.js",
+    "page_layout.js",
+    "page_view.js",
+    "page_graph.js",
+    "page_panel.js",
+    "page_lists.js",
+)
 # These would end the script element, open a comment, or end a line in older JavaScript.
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 

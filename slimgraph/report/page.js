@@ -23,13 +23,15 @@ function go(changes) {
   apply();
 }
 
-const graph = new GraphView(report, colorOf, node => {
-  fromGraph = true;
-  if (node.groups.length === 1) go({ group: report.groups[node.groups[0]].name, node: null });
-  else go({ node: node.name, group: null });
+const graph = new GraphView(report, colorOf, box => {
+  const { name, groups: carried } = box.node;
+  picked = box;
+  if (carried.length === 1) go({ group: report.groups[carried[0]].name, node: null });
+  else go({ node: name, group: null });
+  picked = null;
 });
 const panel = new Panel(report, colorOf, go);
-let fromGraph = false; // what was clicked in the graph is in view already
+let picked = null; // the box in the graph that was clicked: the view stays with it
 
 function focusNode(name) {
   const box = graph.plan.boxes.find(({ node, folded }) =>
@@ -57,8 +59,8 @@ function apply() {
     const boxes = graph.select(group, node);
     table.select(group);
     bars.select(group);
-    if (!fromGraph) graph.reveal(boxes);
-    fromGraph = false;
+    if (picked) graph.keep([picked, ...boxes]);
+    else graph.reveal(boxes);
   }
   if (changed("q")) search(state.q ?? "");
   showTab(state.tab === "layers" ? "layers" : "groups");

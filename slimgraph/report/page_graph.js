@@ -1,20 +1,18 @@
-// The channel graph: draws a layout, moves it about, lights up what is selected or searched.
+// The channel graph: draws a layout, lights up what is selected or searched.
 
 const SIGNS = [[/add|sum/, "+"], [/sub/, "−"], [/mul/, "×"], [/div/, "÷"],
   [/cat|stack/, "‖"], [/max|min|where/, "∨"]];
 
-class GraphView {
+class GraphView extends View {
   constructor(report, colorOf, onPick) {
+    super();
     this.report = report;
     this.colorOf = colorOf;
     this.onPick = onPick;
-    this.canvas = byId("canvas");
-    this.map = byId("map");
     this.layers = new Map(report.layers.map(layer => [layer.module, layer]));
     this.couplings = new Map(report.groups.flatMap(group =>
       group.couplings.map(coupling => [coupling.node, coupling])));
     this.freezing = new Set(report.groups.flatMap(group => group.reasons.map(r => r.node)));
-    this.view = { x: 0, y: 0, k: 1 };
     this.listen();
   }
 
@@ -30,7 +28,7 @@ class GraphView {
       boxes.map(box => this.box(box)));
     this.canvas.replaceChildren(this.scene);
     this.canvas.querySelector(".node")?.setAttribute("tabindex", "0");
-    this.drawMap();
+    this.drawMap(boxes.map(box => this.dot(box)));
     this.move();
   }
 
@@ -147,74 +145,10 @@ class GraphView {
     ];
   }
 
-  drawMap() {
-    const { x, y, w, h } = this.frame;
-    const dots = this.plan.boxes.map(box => svg("rect", { x: box.x - box.w / 2,
-      y: box.y - box.h / 2, width: box.w, height: box.h, "--c": this.paint(box.node.groups) }));
-    this.lens = svg("rect", { class: "lens", "vector-effect": "non-scaling-stroke" });
-    this.map.setAttribute("viewBox", `${x} ${y} ${w} ${h}`);
-    this.map.replaceChildren(...dots, this.lens);
-  }
-
-  // -- moving ------------------------------------------------------------------------------
-
-  move() {
-    const { x, y, k } = this.view;
-    const { width: w, height: h } = this.canvas.getBoundingClientRect();
-    this.scene.setAttribute("transform", `translate(${x},${y}) scale(${k})`);
-    this.canvas.classList.toggle("far", k < 0.42);
-    const seen = { x: -x / k, y: -y / k, width: w / k, height: h / k };
-    for (const [key, value] of Object.entries(seen)) this.lens.setAttribute(key, value);
-    const whole = this.frame.w * k <= w + 1 && this.frame.h * k <= h + 1;
-    this.map.classList.toggle("idle", whole);
-  }
-
-  zoom(factor, x, y) {
-    const { width: w, height: h } = this.canvas.getBoundingClientRect();
-    const [px, py] = [x ?? w / 2, y ?? h / 2];
-    const k = Math.min(3, Math.max(0.03, this.view.k * factor));
-    const change = k / this.view.k;
-    this.view = { k, x: px - (px - this.view.x) * change, y: py - (py - this.view.y) * change };
-    this.move();
-  }
-
-  pan(dx, dy) {
-    this.view.x += dx;
-    this.view.y += dy;
-    this.move();
-  }
-
-  // Shows an area; `least` keeps it legible, then as much is shown as there is room for.
-  show({ x, y, w, h }, least = 0, most = 1.1) {
-    const room = this.canvas.getBoundingClientRect();
-    const k = Math.min(most, Math.max(least, Math.min(room.width / w, room.height / h)));
-    const start = (space, extent, from) =>
-      (extent * k <= space ? (space - extent * k) / 2 : 0) - from * k;
-    this.view = { k, x: start(room.width, w, x), y: start(room.height, h, y) };
-    if (w * k > room.width) this.view.x = room.width / 2 - (x + w / 2) * k;
-    this.move();
-  }
-
-  fit() {
-    this.show(this.frame);
-  }
-
-  // At the start: legible, from the top, with the main column in view.
-  open() {
-    const room = this.canvas.getBoundingClientRect();
-    this.show(this.frame, Math.max(0.6, Math.min(0.85, room.width / this.frame.w)));
-    const [first] = this.plan.boxes;
-    if (first && this.frame.w * this.view.k > room.width)
-      this.pan(room.width / 2 - first.x * this.view.k - this.view.x, 0);
-  }
-
-  reveal(boxes) {
-    if (!boxes.length) return;
-    const x = Math.min(...boxes.map(b => b.x - b.w / 2)) - 60;
-    const y = Math.min(...boxes.map(b => b.y - b.h / 2)) - 60;
-    const w = Math.max(...boxes.map(b => b.x + b.w / 2)) + 60 - x;
-    const h = Math.max(...boxes.map(b => b.y + b.h / 2)) + 60 - y;
-    this.show({ x, y, w, h }, 0.45, 1);
+  // In the map a box is a dot.
+  dot(box) {
+    return svg("rect", { x: box.x - box.w / 2, y: box.y - box.h / 2, width: box.w,
+      height: box.h, "--c": this.paint(box.node.groups) });
   }
 
   // -- selecting ---------------------------------------------------------------------------
@@ -254,61 +188,11 @@ class GraphView {
   // -- listening ---------------------------------------------------------------------------
 
   listen() {
-    const { canvas } = this;
-    canvas.addEventListener("wheel", event => {
-      event.preventDefault();
-      const { left, top } = canvas.getBoundingClientRect();
-      if (event.shiftKey) this.pan(-event.deltaX, -event.deltaY);
-      else this.zoom(Math.exp(-event.deltaY / 500), event.clientX - left, event.clientY - top);
-    }, { passive: false });
-    canvas.addEventListener("keydown", event => this.press(event));
-    canvas.addEventListener("click", event => {
+    this.canvas.addEventListener("keydown", event => this.press(event));
+    this.canvas.addEventListener("click", event => {
       const box = event.target.closest(".node")?.box;
-      if (box && !this.dragging) this.onPick(box.node);
+      if (box && !this.dragging) this.onPick(box);
     });
-    this.dragWith(canvas);
-    const jump = event => {
-      if (!event.buttons) return;
-      const at = new DOMPoint(event.clientX, event.clientY)
-        .matrixTransform(this.map.getScreenCTM().inverse());
-      const room = canvas.getBoundingClientRect();
-      this.view.x = room.width / 2 - at.x * this.view.k;
-      this.view.y = room.height / 2 - at.y * this.view.k;
-      this.move();
-    };
-    this.map.addEventListener("pointerdown", jump);
-    this.map.addEventListener("pointermove", jump);
-    new ResizeObserver(() => this.scene && this.move()).observe(canvas);
-  }
-
-  // One finger or the mouse drags, two fingers zoom. A short move still counts as a click.
-  dragWith(canvas) {
-    const fingers = new Map();
-    const spread = () => {
-      const [a, b] = [...fingers.values()];
-      return b ? Math.hypot(a.x - b.x, a.y - b.y) : 0;
-    };
-    canvas.addEventListener("pointerdown", event => {
-      if (!fingers.size) this.dragging = false;
-      fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
-    });
-    canvas.addEventListener("pointermove", event => {
-      const last = fingers.get(event.pointerId);
-      if (!last) return;
-      const dx = event.clientX - last.x, dy = event.clientY - last.y;
-      if (!this.dragging && Math.hypot(dx, dy) < 4) return;
-      this.dragging = true;
-      tip.hide();
-      canvas.setPointerCapture(event.pointerId);
-      const before = spread();
-      fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
-      if (before) {
-        const { left, top } = canvas.getBoundingClientRect();
-        this.zoom(spread() / before, event.clientX - left, event.clientY - top);
-      } else this.pan(dx, dy);
-    });
-    for (const end of ["pointerup", "pointercancel"])
-      canvas.addEventListener(end, event => fingers.delete(event.pointerId));
   }
 
   press(event) {
@@ -318,7 +202,7 @@ class GraphView {
     if (event.key === "+" || event.key === "=") this.zoom(1.25);
     else if (event.key === "-") this.zoom(0.8);
     else if (event.key === "0") this.fit();
-    else if (box && (event.key === "Enter" || event.key === " ")) this.onPick(box.node);
+    else if (box && (event.key === "Enter" || event.key === " ")) this.onPick(box);
     else if (box && step) this.walk(box, ...step);
     else if (step) this.pan(60 * step[0], 60 * step[1]);
     else return;

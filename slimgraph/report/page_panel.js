@@ -1,7 +1,10 @@
 // The side panel: all about one group, or about one node that carries several groups.
 
 const SHOWN = 12; // of long lists, before "show all"
+const ONLY = { message: "the only channel there is", node: "", source: "", channels: [[0, 0]] };
 
+const reasonsOf = ({ size: all, reasons }) => (all === 1 && !reasons.length ? [ONLY] : reasons);
+const within = (runs, i) => runs.some(([first, last]) => first <= i && i <= last);
 const range = numbers => numbers.reduce(([low, high], number) =>
   [Math.min(low, number), Math.max(high, number)], [Infinity, -Infinity]);
 
@@ -97,13 +100,20 @@ class Panel {
       ` ${width(group.kept, group.size)}`));
   }
 
-  reasons({ reasons, frozen, size: all, prunable }) {
+  reasons(group) {
+    const { frozen, size: all, prunable } = group, reasons = reasonsOf(group);
     if (!reasons.length && !frozen && prunable) return null;
     const amount = prunable ? `${frozen} of ${plural(all, "channel")}` : "All channels";
-    const only = { message: "the only channel there is", node: "", source: "" };
     return el("div", { class: "callout" }, el("h3", {}, `❄\uFE0E ${amount} frozen`),
-      this.list(null, reasons.length ? reasons : all === 1 ? [only] : [],
-        reason => [reason.message, " ", this.place(reason)]));
+      this.list(null, reasons, reason => [reason.message, " ", this.place(reason),
+        prunable && el("div", { class: "quiet" }, this.spans(reason.channels))]));
+  }
+
+  // Runs of channels: "channels 0–23 · 90".
+  spans(runs) {
+    const texts = runs.map(([first, last]) => (first === last ? `${first}` : `${first}–${last}`));
+    const one = runs.length === 1 && runs[0][0] === runs[0][1];
+    return `${one ? "channel" : "channels"} ${this.some(texts)}`;
   }
 
   place({ node, source }) {
@@ -133,29 +143,54 @@ class Panel {
     return this.list("Members", members, draw);
   }
 
-  // One cell per channel, in rows of blocks where the group has blocks.
   channels(group) {
-    const { size: all, keep, scores, blocks, frozen, prunable } = group;
-    const fixed = !prunable || frozen === all;
+    const { blocks } = group;
+    const shape = blocks ? ` in ${plural(blocks[0], "block")} of ${blocks[1]}` : "";
+    return this.section(`Channels${shape}`, this.strip(group), this.legend(group));
+  }
+
+  // One cell per channel, in rows of blocks where the group has blocks.
+  strip(group) {
+    const { size: all, kept, scores, blocks } = group;
     const [low, high] = range((scores ?? []).filter(score => score !== null));
     const strength = i => 0.25 + 0.75 * ((scores[i] ?? low) - low) / (high - low || 1);
-    const state = i => (fixed ? "frozen" : keep === null || keep[i] ? "kept" : "removed");
-    const cell = i => el("i", { class: state(i), "data-i": i,
-      "--s": scores && !fixed ? strength(i) : 1 });
+    const cell = i => el("i", { class: this.fate(group, i), "data-i": i,
+      "--s": scores ? strength(i) : 1 });
     const length = blocks ? blocks[1] : all;
     const rows = Array.from({ length: Math.ceil(all / length) }, (_, row) =>
       el("div", { class: "strip" }, Array.from({ length: Math.min(length, all - row * length) },
         (_, i) => cell(row * length + i))));
     const strip = el("div", { class: "strips", role: "img",
-      "aria-label": `${width(group.kept, all)} channels kept` }, rows);
-    tip.on(strip, target => target.dataset.i !== undefined && [
-      `channel ${target.dataset.i}`, state(target.dataset.i),
-      scores && `score ${Number(scores[target.dataset.i] ?? NaN).toPrecision(4)}`]);
-    const kinds = fixed ? ["frozen"] : keep === null ? [] : ["kept", "removed"];
-    const shape = blocks ? ` in ${plural(blocks[0], "block")} of ${blocks[1]}` : "";
-    return this.section(`Channels${shape}`, strip, el("p", { class: "key quiet" },
-      kinds.map(kind => el("span", {}, el("i", { class: kind }), kind)),
-      scores && !fixed ? "the stronger the colour, the higher the score" : ""));
+      "aria-label": `${width(kept, all)} channels kept` }, rows);
+    tip.on(strip, ({ dataset: { i } }) => i !== undefined && [`channel ${i}`,
+      [this.word(group, this.fate(group, i)), this.why(group, i)].filter(Boolean).join(": "),
+      scores && `score ${Number(scores[i] ?? NaN).toPrecision(4)}`]);
+    return strip;
+  }
+
+  legend(group) {
+    const { keep, scores, frozen, prunable } = group;
+    const fates = [prunable && "kept", prunable && keep && "removed",
+      (frozen || !prunable) && "frozen"].filter(Boolean);
+    return el("p", { class: "key quiet" },
+      fates.map(fate => el("span", {}, el("i", { class: fate }), this.word(group, fate))),
+      scores && prunable ? "the stronger the colour, the higher the score" : "");
+  }
+
+  fate({ keep, prunable, frozen_channels: frozen }, channel) {
+    if (!prunable || within(frozen, channel)) return "frozen";
+    return keep === null || keep[channel] ? "kept" : "removed";
+  }
+
+  word({ keep }, fate) {
+    if (fate === "frozen") return "has to stay";
+    return keep === null ? "can leave" : fate;
+  }
+
+  // What keeps a channel from leaving, if anything does.
+  why(group, channel) {
+    const own = reasonsOf(group).filter(reason => within(reason.channels, channel));
+    return [...new Set(own.map(reason => reason.message))].join("; ");
   }
 
   histogram({ scores, keep }) {

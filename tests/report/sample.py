@@ -4,6 +4,10 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from slimgraph.report.frozen import runs
+
 HOSTILE = (
     "</script><script>alert(1)</script>",
     'quote"back\\slash',
@@ -95,10 +99,17 @@ class Sketch:
     def output(self, x: Value) -> None:
         """The model's output: freezes what reaches it."""
         self._node("output", "output", "output", x, [x])
-        reason = {"node": "output", "source": "net.py:280"}
-        reason["message"] = "reaches the model's output"
         for group in set(map(self._find, x.groups)):
-            self.groups[group]["reasons"].append(reason)
+            reason = {"node": "output", "source": "net.py:280"}
+            reason["message"] = "reaches the model's output"
+            whole = [[0, self.groups[group]["size"] - 1]]
+            self.groups[group]["reasons"].append(reason | {"channels": whole})
+
+    def freeze(self, name: str, x: Value, channels: list[list[int]], message: str) -> None:
+        """An op that freezes some channels of a value of one group."""
+        self._node(name, "call_function", "unknown", x, [x])
+        reason = {"node": name, "source": self.nodes[-1]["source"], "message": message}
+        self.groups[self._find(x.groups[0])]["reasons"].append(reason | {"channels": channels})
 
     def report(self, *, keep: float | None = 0.5, scores: bool = True) -> dict[str, Any]:
         """The report; `keep` is the share of channels kept, None for a model not compressed."""
@@ -139,17 +150,21 @@ class Sketch:
         self, group: int, number: int, keep: float | None, chance: random.Random, *, scores: bool
     ) -> dict[str, Any]:
         notes = self.groups[group]
-        size, frozen = notes["size"], bool(notes["reasons"])
+        size = notes["size"]
+        held = [run for reason in notes["reasons"] for run in reason["channels"]]
+        stays = [any(a <= i <= b for a, b in held) for i in range(size)]
+        frozen = all(stays)
         values = [round(chance.gammavariate(2.5, 0.1), 6) for _ in range(size)]
         kept = size
         if keep is not None and not frozen:
-            kept = max(1, round(size * keep ** chance.uniform(0, 2)))
-        ranked = sorted(range(size), key=lambda i: -values[i])[:kept]
+            kept = max(1, sum(stays), round(size * keep ** chance.uniform(0, 2)))
+        ranked = sorted(range(size), key=lambda i: (not stays[i], -values[i]))[:kept]
         return notes | {
             "id": number,
             "kept": None if keep is None else kept,
             "prunable": not frozen,
-            "frozen": size if frozen else 0,
+            "frozen": sum(stays),
+            "frozen_channels": runs(torch.tensor(stays)),
             "scores": values if scores and not frozen else None,
             "keep": None if keep is None else [int(i in set(ranked)) for i in range(size)],
             "blocks": [4, size // 4] if notes["name"].endswith("heads") else None,
@@ -301,6 +316,16 @@ def chain(convs: int) -> Sketch:
     return net
 
 
+def partly_frozen(message: str = "is read by itself") -> Sketch:
+    """Of one group some channels have to stay, one of them for two reasons."""
+    net = Sketch("PartlyFrozen")
+    x = net.conv("stem", net.image, 16)
+    net.freeze("sort", x, [[0, 3], [9, 9]], "is mixed with other channels")
+    net.freeze("pick", x, [[3, 3]], message)
+    net.output(net.conv("head", x, 5))
+    return net
+
+
 def hostile() -> dict[str, Any]:
     """A report whose every name is chosen to break out of some notation."""
     net = Sketch(HOSTILE[0])
@@ -325,6 +350,7 @@ def variants() -> dict[str, dict[str, Any]]:
         "analysed": network().report(keep=None, scores=False),
         "scored": network().report(keep=None),
         "no scores": network().report(scores=False),
+        "partly frozen": partly_frozen().report(),
         "hostile": hostile(),
         "no groups": no_groups(),
         "one group": chain(1).report(),

@@ -1,18 +1,14 @@
 """The page in a real browser: clicked, typed into, looked at."""
 
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slimgraph.report import render
 from tests.report import sample
-from tests.report.conftest import SAMPLES
+from tests.report.conftest import SAMPLES, Open
 
 pytestmark = pytest.mark.browser
-Open = Callable[..., Any]
 
 # Every two boxes that overlap, and every rail that runs through a box.
 COLLISIONS = """() => {
@@ -28,31 +24,6 @@ COLLISIONS = """() => {
         found.push([rail.box.node.name, b.node.name]);
   return found;
 }"""
-
-
-@pytest.fixture
-def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
-    """Open a report's page from a file; at the end nothing may have failed or left the file."""
-    contexts: list[Any] = []
-    complaints: list[str] = []
-    requests: list[str] = []
-
-    def open_(report: dict[str, Any], address: str = "", **options: Any) -> Any:
-        path = tmp_path / f"report{len(contexts)}.html"
-        path.write_text(render(report, "html"), encoding="utf-8")
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(path.as_uri() + address)
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-    assert complaints == []
-    assert all(request.startswith("file://") for request in requests)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
