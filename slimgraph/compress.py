@@ -19,6 +19,7 @@ from slimgraph.pass_manager import Pipeline, clone
 from slimgraph.passes.resize_literals import ResizeLiterals
 from slimgraph.passes.slice_parameters import SliceParameters
 from slimgraph.plan import Kept, Plan, names_of, stored_tensors
+from slimgraph.rules import RuleTable
 from slimgraph.shapes import modules_of, place, propagate
 from slimgraph.tracing import ExampleInputs, ensure_traced
 
@@ -139,7 +140,8 @@ def masked(
     """Make the reference: all sizes as before, removed channels ignored by every consumer.
 
     Each op that consumes channels (a convolution, a linear layer, a sum over channels) reads
-    zero in the place of a removed one; GroupNorm takes its statistics over the kept ones.
+    zero in the place of a removed one; a normalisation over channels (LayerNorm, GroupNorm) takes
+    its statistics over the kept ones, see `slimgraph.ops.over_kept`.
 
     Args:
         traced: As for `compress`.
@@ -168,7 +170,7 @@ def masked(
             node,
             twins[read.value.node.name],
             name,
-            is_norm=graph.kinds[read.node] == "norm",
+            graph.rules,
         )
     result.recompile()
     return result
@@ -183,15 +185,16 @@ def _removed(kept: KeptChannels, value: Value) -> Tensor:
 
 
 def _ignore(
-    result: fx.GraphModule, node: fx.Node, source: fx.Node, name: str, *, is_norm: bool
+    result: fx.GraphModule, node: fx.Node, source: fx.Node, name: str, rules: RuleTable
 ) -> fx.Node:
-    """Let a node read zeros instead of removed channels; return what stands in its place."""
+    """Let a node do without removed channels; return what stands in its place."""
     graph = result.graph
     with graph.inserting_before(node):
         removed = graph.get_attr(name)
-        if is_norm:
-            function, arguments = _group_norm_call(result, node)
-            replaced = graph.call_function(function, (source, removed, *arguments))
+        over_kept, kwargs = _over_kept(result, node, rules)
+        if over_kept is not None:
+            arguments = (source, removed, *node.args[1:])
+            replaced = graph.call_function(over_kept, arguments, kwargs)
             node.replace_all_uses_with(replaced)
             graph.erase_node(node)
             return replaced
@@ -201,54 +204,21 @@ def _ignore(
     return node
 
 
-def _group_norm_call(
-    result: fx.GraphModule, node: fx.Node
-) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
-    if node.op == "call_module":
-        module = result.get_submodule(str(node.target))
-        graph = result.graph
-        weight, bias = (
-            None if getattr(module, name) is None else graph.get_attr(f"{node.target}.{name}")
-            for name in ("weight", "bias")
-        )
-        return kept_group_norm, (module.num_groups, weight, bias, module.eps)
-    names = ("num_groups", "weight", "bias", "eps")
-    given = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
-    return kept_group_norm, tuple(given.get(name, _DEFAULTS.get(name)) for name in names)
-
-
-_DEFAULTS = {"eps": 1e-5}
-
-
-def kept_group_norm(
-    input: Tensor,
-    removed: Tensor,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-) -> Tensor:
-    """Group normalisation whose statistics skip removed channels.
-
-    Args:
-        input: Shape: (N, C, *).
-        removed: Bool tensor that broadcasts to the input; True = skip.
-        num_groups: Number of groups C is divided into.
-        weight: Scale per channel, or `None`. Shape: (C,).
-        bias: Shift per channel, or `None`. Shape: (C,).
-        eps: Added to the variance, in squared units of the input.
-
-    Source: Wu and He, Group Normalization, ECCV 2018, eq. 1, 2, 7.
-    """
-    batch, channels = input.shape[:2]
-    keep = (~removed).expand(input.shape).reshape(batch, num_groups, -1)
-    values = input.reshape(batch, num_groups, -1)
-    count = keep.sum(-1, keepdim=True).clamp(min=1)
-    mean = values.masked_fill(~keep, 0).sum(-1, keepdim=True) / count
-    centred = (values - mean).masked_fill(~keep, 0)
-    variance = centred.square().sum(-1, keepdim=True) / count
-    result = (centred / (variance + eps).sqrt()).reshape(input.shape)
-    shape = (1, channels, *([1] * (input.ndim - 2)))
-    if weight is not None:
-        result = result * weight.reshape(shape)
-    return result if bias is None else result + bias.reshape(shape)
+def _over_kept(
+    result: fx.GraphModule, node: fx.Node, rules: RuleTable
+) -> tuple[Callable[..., Tensor] | None, dict[str, Any]]:
+    """Find what computes a call over kept channels only, and its keyword arguments."""
+    if node.op != "call_module":
+        rule = rules.for_function(node.target)
+        return None if rule is None else rule.over_kept, dict(node.kwargs)
+    module = result.get_submodule(str(node.target))
+    found = rules.for_module(module)
+    if found is None or found[0].over_kept is None:
+        return None, {}
+    rule, form = found
+    tensors = {
+        name: result.graph.get_attr(f"{node.target}.{name}")
+        for name in form.parameters
+        if getattr(module, name) is not None
+    }
+    return rule.over_kept, tensors | {name: getattr(module, name) for name in form.options}

@@ -78,7 +78,7 @@ class CostModel:
         found = torch.zeros(len(self.graph.frozen), dtype=torch.bool)
         for group in self.graph.groups:
             found[group.components] = group.prunable
-        return found
+        return found & ~self.graph.is_head  # their blocks are counted
 
     def extents(self, keep: Tensor) -> dict[str, list[int]]:
         """Return the shape that every parameter is left with."""

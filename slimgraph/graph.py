@@ -90,6 +90,39 @@ class DependencyGraph:
         return torch.from_numpy(rank[found])
 
     @cached_property
+    def heads(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Channels that stand for blocks of others, shape (blocks,), and these, (blocks, size)."""
+        return tuple(
+            (self.component[block.partner.flatten()], self.component[block.labels])
+            for block in self.ledger.blocks
+            if block.heads and block.partner is not None
+        )
+
+    @cached_property
+    def is_head(self) -> Tensor:
+        """Per channel, whether it stands for a block of others. Shape: (channels,)."""
+        found = torch.zeros(len(self.frozen), dtype=torch.bool)
+        for heads, _ in self.heads:
+            found[heads] = True
+        return found
+
+    def settled(self, keep: Tensor) -> Tensor:
+        """Let blocks leave with the channels that stand for them, and the other way round.
+
+        Args:
+            keep: Bool tensor, not changed. Shape: (channels,).
+        """
+        keep, before = keep.clone(), -1
+        while int(keep.sum()) != before:
+            before = int(keep.sum())
+            used = ~self.is_head
+            for heads, rows in self.heads:
+                keep[rows[~keep[heads]]] = False
+                used[heads[keep[rows].any(1)]] = True
+            keep &= used
+        return keep
+
+    @cached_property
     def groups(self) -> tuple[Group, ...]:
         """All groups, in the order in which the model makes them."""
         first = torch.full((len(self.frozen),), self.size)

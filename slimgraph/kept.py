@@ -86,10 +86,10 @@ class KeptChannels:
             if bool(rows_differ.any()):
                 row = int(rows_differ.nonzero()[0])
                 raise UnevenBlocksError(
-                    f"the mask removes all of group {row} on one side of a grouped convolution "
-                    "but not on the other",
+                    f"the mask removes all of block {row} on one side of this op, not on the other",
                     place(block.node),
-                    "remove the group's inputs and outputs together, or keep one of each",
+                    "remove both sides of a block (a group of a grouped convolution, an attention "
+                    "head) together, or keep one channel of each",
                 )
 
     def is_whole(self, value: Value) -> bool:
@@ -164,7 +164,7 @@ class KeptChannels:
         layer = value.layer(dim)
         if layer is None:
             return None
-        rows = self.alive(compact(layer)).movedim(dim, 0).flatten(1)
+        rows = self.alive(compact(layer)).movedim(dim, 0).reshape(value.shape[dim], -1)
         live = rows.any(1)
         within = min(varying(layer)) < dim
         if within and bool((rows != live[:, None])[:, rows.any(0)].any()):

@@ -109,12 +109,14 @@ class Block(NamedTuple):
     """A label tensor of two or more dims that must stay rectangular.
 
     With a `partner` (the other side of a grouped convolution), a row may vanish only together
-    with the partner's row.
+    with the partner's row. With `heads`, each partner row is one label that stands for its block:
+    it leaves when the block has left, and takes the block along.
     """
 
     labels: Tensor
     node: fx.Node
     partner: Tensor | None
+    heads: bool
 
 
 class Read(NamedTuple):
@@ -197,6 +199,13 @@ class Ledger:
             if axis.parameter in self.pinned:
                 self.freeze(axis.labels, *self.pinned[axis.parameter])
 
-    def block(self, labels: Tensor, node: fx.Node, partner: Tensor | None = None) -> None:
+    def block(
+        self,
+        labels: Tensor,
+        node: fx.Node,
+        partner: Tensor | None = None,
+        *,
+        heads: bool = False,
+    ) -> None:
         """Ask that a label tensor of two or more dims stays rectangular."""
-        self.blocks.append(Block(labels, node, partner))
+        self.blocks.append(Block(labels, node, partner, heads))

@@ -148,7 +148,7 @@ def keep_channels(graph: DependencyGraph, mask: Mapping[str, Any]) -> Tensor:
         clash = kept[channels] & dropped[channels]
         if mask.on_conflict == "error" and bool(clash.any()):
             raise _conflict(graph, mask, name, channels[clash])
-    keep = ~dropped | kept if mask.on_conflict == "keep" else ~dropped
+    keep = graph.settled(~dropped | kept if mask.on_conflict == "keep" else ~dropped)
     _check_frozen(graph, keep)
     for group in graph.groups:
         if not bool(keep[group.components].any()):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from slimgraph.calls import first_other_call
 from slimgraph.display import Rows, Shown
@@ -174,10 +174,16 @@ class Plan(Shown):
             small = torch.empty(self.new_shape(name), dtype=stored[name].dtype, device="meta")
             put_all(twin, dict.fromkeys(names[id(stored[name])], like(stored[name], small)))
         self.resize_modules(twin)
-        if not self.calls:
-            return
         name = type(model).__name__
         hint = "use the GraphModule that `compress` returns, in which they are rewritten"
+        fixed = (n for n, m in modules_of(model).items() if isinstance(m, nn.MultiheadAttention))
+        whole = next((n for n in fixed if any(k.startswith(f"{n}.") for k in self.kept)), None)
+        if whole is not None and not isinstance(model, fx.GraphModule):
+            raise PlanError(
+                f"`{whole}` is a `MultiheadAttention`, whose sizes are tied", None, hint
+            )
+        if not self.calls:
+            return
         try:
             traced = trace(twin, _examples(twin, self.inputs), leaves=self.leaves)
         except SlimgraphError as error:

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import Attribute
+from torch.fx.proxy import Attribute, Scope, ScopeContextManager
 from torch.utils._pytree import tree_leaves
 
+from slimgraph.attention import attend, can_attend
 from slimgraph.errors import TraceError
 from slimgraph.shapes import MetaRunner, attribute, device_of, place, to_meta
 
@@ -120,6 +121,12 @@ class ValueTracer(fx.Tracer):
         """Record a call of a submodule; while a node is evaluated, just run it."""
         if self.evaluating:
             return forward(*args, **kwargs)
+        if can_attend(m):
+            with ScopeContextManager(self.scope, Scope(self.path_of_module(m), type(m))):
+                output, weights = attend(m, *args, **kwargs)
+            if isinstance(weights, fx.Proxy):
+                weights.node.meta["optional"] = True  # nobody may ask for them
+            return output, weights
         return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:

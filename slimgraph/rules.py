@@ -42,6 +42,8 @@ class Rule:
         flow: `(site, *arguments) -> value` in the op's own argument order.
         forms: The torch.nn modules that spell the op.
         resize: Recomputes literal sizes in a node's arguments; see `passes/resize_literals.py`.
+        over_kept: For ops that read their first argument's channels but for which zero is not the
+            same as absent: `(input, removed, *arguments)` computes the op over the kept ones.
     """
 
     names: tuple[str, ...]
@@ -49,6 +51,7 @@ class Rule:
     flow: Callable[..., Any]
     forms: tuple[ModuleForm, ...] = ()
     resize: "Callable[[Call], None] | None" = None
+    over_kept: Callable[..., Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ class Site:
         layer = value.layer(dim)
         if layer is None:
             return None
-        rows = compact(layer).movedim(dim, 0).flatten(1)
+        rows = compact(layer).movedim(dim, 0).reshape(value.shape[dim], -1)
         first: Tensor = rows[:, 0]
         if rows.shape[1] > 1:
             self.ledger.couple(first[:, None], rows[:, 1:], self.node)
@@ -120,9 +123,26 @@ class Site:
         name = weight.parameter if weight is not None else None
         self.ledger.reads.append(Read(self.node, value, name, dim))
 
+    def heads(self, rows: Tensor, name: str, index: int = 0) -> Tensor:
+        """Make one new label per block of labels: it stands for the whole block.
+
+        Args:
+            rows: Labels; those along the last dim form a block.
+            name: Of the new channels.
+            index: Tells them apart from others of that name.
+
+        Returns:
+            Shape: that of the rows without the last dim.
+        """
+        shape = tuple(rows.shape[:-1])
+        heads = self.ledger.open((name, index), shape, "created", self.node)
+        self.ledger.block(rows.flatten(0, -2), self.node, heads.reshape(-1, 1), heads=True)
+        return heads
+
     def freeze(self, value: Any, message: str) -> None:
-        """Keep every channel of a value."""
-        self.ledger.freeze_value(value, self.node, message)
+        """Keep every channel of a value, or of several."""
+        for each in value if isinstance(value, list) else [value]:
+            self.ledger.freeze_value(each, self.node, message)
 
     def without(self, value: Value, dims: Iterable[int], message: str) -> tuple[Tensor, ...]:
         """Return the layers that vary in none of the dims; the others are frozen."""

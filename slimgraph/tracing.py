@@ -137,6 +137,7 @@ def _trace(
     try:
         with _untouched(model):
             graph = tracer.trace(model)
+            graph.eliminate_dead_code(lambda node: "optional" not in node.meta)
             for node in graph.nodes:
                 node.meta.pop("is_wrapped", None)  # fx would wrap `torch.zeros` ever after
             traced = fx.GraphModule(model, graph, type(model).__name__)

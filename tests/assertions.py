@@ -56,10 +56,19 @@ def assert_same_output(reference: nn.Module, candidate: nn.Module, inputs: Any) 
 
 
 def legal(graph: sg.DependencyGraph, remove: Tensor, seed: int = 0) -> Tensor:
-    """Bring back as many channels as a smaller model needs; which, the seed decides."""
+    """Bring back as many channels as a smaller model needs; which, the seed decides.
+
+    Blocks first lose as many channels each as one of them was to lose, or hardly any could.
+    """
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(len(graph.frozen), generator=generator, dtype=torch.float64)
-    return Legality(graph, scores).repair(~remove)
+    legality, remove = Legality(graph, scores), remove.clone()
+    for channels, _ in legality.blocks:
+        rows = channels.flatten(0, -2).unique(dim=0)
+        count = int(remove[rows[0]].sum())
+        ranked = rows.gather(1, scores[rows].argsort(1))
+        remove[ranked[:, :count]], remove[ranked[:, count:]] = True, False
+    return legality.repair(~remove)
 
 
 def random_mask(graph: sg.DependencyGraph, seed: int, share: float = 0.5) -> sg.Mask:

@@ -1,6 +1,7 @@
 """The op families; each file ends in `RULES`."""
 
 from slimgraph.ops import (
+    contraction,
     convolution,
     elementwise,
     linear,
@@ -11,7 +12,16 @@ from slimgraph.ops import (
 )
 from slimgraph.rules import Rule, RuleTable
 
-FAMILIES = (convolution, linear, normalization, elementwise, pooling, reduction, movement)
+FAMILIES = (
+    convolution,
+    linear,
+    contraction,
+    normalization,
+    elementwise,
+    pooling,
+    reduction,
+    movement,
+)
 
 
 def default_rules() -> tuple[Rule, ...]:

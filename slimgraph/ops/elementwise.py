@@ -1,6 +1,7 @@
 """Element-wise ops: labels that meet in one position are coupled."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,21 +10,66 @@ from slimgraph.labels import Shape, Value, along, compact, varying
 from slimgraph.rules import ModuleForm, Rule, Site, values_in
 
 
+class Operand(NamedTuple):
+    """A value, and which dim of the result each of its dims lies on."""
+
+    value: Value
+    places: tuple[int, ...]
+
+
 def elementwise(site: Site, *args: Any, **kwargs: Any) -> Value:
     """Couple the operands position by position."""
-    values = values_in(args, kwargs)
-    computed = [value for value in values if value.parameter is None]
-    layers = _merge(site, [x.expand(site.shape) for value in computed for x in value.layers])
-    for value in computed:
-        _freeze_unmatched(site, value, layers)
-    for value in values:
-        if value.parameter is not None:
-            layers += _started(site, value, layers, computed)
-    return site.value(*layers)
+    rank = len(site.shape)
+    operands = [Operand(v, tuple(range(rank - v.ndim, rank))) for v in values_in(args, kwargs)]
+    return site.value(*meet(site, site.shape, operands))
+
+
+def meet(
+    site: Site,
+    shape: Shape,
+    operands: Sequence[Operand],
+    roles: tuple[str, str] = ("bare", "scale"),
+) -> list[Tensor]:
+    """Couple operands position by position in a space that all of them broadcast to.
+
+    Args:
+        site: The op.
+        shape: Of that space.
+        operands: What meets.
+        roles: Of the dims of a bare parameter that start channels, and that meet some.
+
+    Returns:
+        Layers of that shape.
+    """
+    computed = [operand for operand in operands if operand.value.parameter is None]
+    aligned = {
+        id(x): [_align(layer, x.places, shape) for layer in x.value.layers] for x in computed
+    }
+    layers = _merge(site, [layer for own in aligned.values() for layer in own])
+    for operand in computed:
+        _freeze_unmatched(site, operand, aligned[id(operand)], layers)
+    for operand in operands:
+        if operand.value.parameter is not None:
+            layers += _started(site, operand, layers, computed, shape, roles)
+    return layers
+
+
+def _align(layer: Tensor, places: Sequence[int], shape: Shape) -> Tensor:
+    """Lay the dims of a layer where they belong in a larger space."""
+    small = compact(layer)
+    order = sorted(range(layer.ndim), key=lambda dim: places[dim])
+    sizes = [1] * len(shape)
+    for dim in order:
+        sizes[places[dim]] = small.shape[dim]
+    return small.permute(order).reshape(sizes).expand(shape)
 
 
 def _merge(site: Site, layers: list[Tensor]) -> list[Tensor]:
-    """Couple layers that vary along a common dim into one."""
+    """Couple layers that vary along a common dim into one.
+
+    A layer that varies along some of the dims of another is not merged with it: each of its
+    channels goes with a block of the other's.
+    """
     merged: list[Tensor] = []
     for layer in layers:
         joined, apart = layer, []
@@ -31,40 +77,67 @@ def _merge(site: Site, layers: list[Tensor]) -> list[Tensor]:
             if set(varying(layer)).isdisjoint(varying(other)):
                 apart.append(other)
             else:
-                site.ledger.couple(other, layer, site.node)
-                one, two = torch.broadcast_tensors(compact(other), compact(joined))
-                joined = torch.where(one != 0, one, two).expand(layer.shape)
+                joined = _joined(site, other, joined)
         merged = [*apart, joined]
     return merged
 
 
-def _freeze_unmatched(site: Site, value: Value, layers: list[Tensor]) -> None:
+def _joined(site: Site, one: Tensor, two: Tensor) -> Tensor:
+    few, many = sorted((one, two), key=lambda layer: len(varying(layer)))
+    if set(varying(few)) < set(varying(many)) and not bool((compact(few) == 0).any()):
+        left = varying(few)
+        rows = compact(many).permute(*left, *(d for d in range(many.ndim) if d not in left))
+        site.ledger.block(
+            rows.flatten(len(left)).flatten(0, -2),
+            site.node,
+            compact(few)
+            .permute(*left, *(d for d in range(few.ndim) if d not in left))
+            .reshape(-1, 1),
+            heads=True,
+        )
+        return many
+    site.ledger.couple(one, two, site.node)
+    left_labels, right_labels = torch.broadcast_tensors(compact(one), compact(two))
+    return torch.where(left_labels != 0, left_labels, right_labels).expand(one.shape)
+
+
+def _freeze_unmatched(
+    site: Site, operand: Operand, aligned: list[Tensor], layers: list[Tensor]
+) -> None:
     """Freeze channels that meet an operand which is as long but has none of its own."""
-    own = {dim for x in value.layers for dim in varying(x.expand(site.shape))}
+    own = {dim for layer in aligned for dim in varying(layer)}
     for layer in layers:
         dims = varying(layer)
-        if own.isdisjoint(dims) and any(_size(value, dim, site.shape) > 1 for dim in dims):
+        if own.isdisjoint(dims) and any(_size(operand, dim) > 1 for dim in dims):
             site.ledger.freeze(layer, site.node, "meets a value whose size cannot change")
 
 
-def _started(site: Site, value: Value, layers: list[Tensor], computed: list[Value]) -> list[Tensor]:
+def _started(
+    site: Site,
+    operand: Operand,
+    layers: list[Tensor],
+    computed: list[Operand],
+    shape: Shape,
+    roles: tuple[str, str],
+) -> list[Tensor]:
     """Tie a bare parameter to the channels it meets, and return those it starts itself."""
-    offset = len(site.shape) - value.ndim
-    started = []
-    for dim, size in enumerate(value.shape):
-        layer = next((x for x in layers if dim + offset in varying(x)), None)
+    value, started = operand.value, []
+    for dim, (size, place) in enumerate(zip(value.shape, operand.places, strict=True)):
+        layer = next((x for x in layers if place in varying(x)), None)
         if size > 1 and layer is not None:
-            labels = site.vector(Value(site.shape, (layer,)), dim + offset)
+            labels = site.vector(Value(shape, (layer,)), place)
             assert labels is not None, "the layer varies along this dim"
-            site.bind(value, dim, labels, "scale")
-        elif size > 1 and all(_size(x, dim + offset, site.shape) == 1 for x in computed):
-            started.append(along(site.open(value, dim), dim + offset, site.shape))
+            site.bind(value, dim, labels, roles[1])
+        elif size > 1 and all(_size(x, place) == 1 for x in computed):
+            started.append(along(site.open(value, dim, roles[0]), place, shape))
     return started
 
 
-def _size(value: Value, dim: int, shape: Shape) -> int:
-    index = dim - (len(shape) - value.ndim)
-    return value.shape[index] if index >= 0 else 1
+def _size(operand: Operand, place: int) -> int:
+    """Return how long an operand is along a dim of the space."""
+    if place not in operand.places:
+        return 1
+    return operand.value.shape[operand.places.index(place)]
 
 
 def identity(site: Site, input: Value, *args: Any, **kwargs: Any) -> Value:

@@ -231,7 +231,8 @@ def unbind(site: Site, input: Value, dim: int = 0) -> Any:
     """Take a value apart along a dim; none of its items may vanish."""
     dim %= input.ndim
     for layer in site.layers(input):
-        rows = compact(layer).movedim(dim, 0).flatten(1)
+        rows = compact(layer).movedim(dim, 0)
+        rows = rows.reshape(rows.shape[0], -1)
         if dim in varying(layer) and rows.shape[1] == 1:
             site.ledger.freeze(layer, site.node, "is taken apart channel by channel")
     return move(site, input, dim)

@@ -1,10 +1,13 @@
-"""Normalisation over batch, instance and groups of channels."""
+"""Normalisation over batch, instance, layer and groups of channels."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from slimgraph.labels import Value
+from slimgraph.labels import Value, varying
+from slimgraph.ops import over_kept
+from slimgraph.ops.resizing import scaled
 from slimgraph.rules import Call, ModuleForm, Rule, Site
 
 _STATISTICS = ("running_mean", "running_var")
@@ -29,6 +32,24 @@ def per_channel(
         site.bind(running_mean, 0, labels, "statistic")
         site.bind(running_var, 0, labels, "statistic")
     return site.value(*input.layers)
+
+
+def batch_norm(
+    site: Site, input: Value, running_mean: Value | None = None, *rest: Any, **options: Any
+) -> Value:
+    """Scale and shift channels; without running statistics, those of all other dims are read."""
+    input = site.carried(input)
+    others = tuple(layer for layer in input.layers if 1 not in varying(layer))
+    if running_mean is None and others:
+        site.read(Value(input.shape, others, node=input.node))
+    return per_channel(site, input, running_mean, *rest, **options)
+
+
+def instance_norm(site: Site, input: Value, *rest: Any, **options: Any) -> Value:
+    """Scale and shift channels after statistics over space."""
+    input = site.carried(input)
+    layers = site.without(input, range(2, input.ndim), "is normalised over this dim")
+    return per_channel(site, Value(input.shape, layers, node=input.node), *rest, **options)
 
 
 def per_channel_aten(
@@ -67,6 +88,36 @@ def group_norm(
     return site.value(*input.layers)
 
 
+def layer_norm(
+    site: Site,
+    input: Value,
+    normalized_shape: Sequence[int],
+    weight: Value | None = None,
+    bias: Value | None = None,
+    *rest: Any,
+    **options: Any,
+) -> Value:
+    """Normalise the last dims; statistics are those of the kept channels."""
+    input = site.carried(input)
+    first = input.ndim - len(normalized_shape)
+    over = [layer for layer in input.layers if max(varying(layer)) >= first]
+    site.read(Value(input.shape, tuple(over), node=input.node))
+    for dim in range(first, input.ndim):
+        labels = None if weight is None else site.vector(input, dim)
+        if labels is not None:
+            site.bind(weight, dim - first, labels, "scale")
+            site.bind(bias if isinstance(bias, Value) else None, dim - first, labels, "shift")
+    return site.value(*input.layers)
+
+
+def _resize_layer_norm(call: Call) -> None:
+    old, new = tuple(call.input.meta["val"].shape), call.kept.shape(call.input)
+    sizes = call.get(1, "normalized_shape")
+    first = len(old) - len(sizes)
+    if old[first:] != new[first:]:
+        call.set(1, "normalized_shape", tuple(scaled(call, sizes, old[first:], new[first:])))
+
+
 def _resize_features(call: Call) -> None:
     """Mend the size of a module without parameters, which nothing else would tell."""
     if "num_features" in call.kwargs:
@@ -91,6 +142,11 @@ def _channels(module: Any) -> None:
         module.num_channels = module.weight.shape[0]
 
 
+def _layer_sizes(module: Any) -> None:
+    if module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
+
+
 _BATCH = ModuleForm(
     (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
     ("running_mean", "running_var", "weight", "bias"),
@@ -102,15 +158,14 @@ _INSTANCE = ModuleForm(
     ("num_features",),
     sizes=_features,
 )
-_GROUP = ModuleForm((nn.GroupNorm,), ("weight", "bias"), ("num_groups",), _channels)
+_GROUP = ModuleForm((nn.GroupNorm,), ("weight", "bias"), ("num_groups", "eps"), _channels)
+_LAYER = ModuleForm((nn.LayerNorm,), ("weight", "bias"), ("normalized_shape", "eps"), _layer_sizes)
+_RMS = ModuleForm((nn.RMSNorm,), ("weight",), ("normalized_shape", "eps"), _layer_sizes)
 RULES = (
-    Rule(
-        ("batch_norm", "instance_norm"),
-        "norm",
-        per_channel,
-        (_BATCH, _INSTANCE),
-        _resize_features,
-    ),
+    Rule(("batch_norm",), "norm", batch_norm, (_BATCH,), None, over_kept.batch_norm),
+    Rule(("instance_norm",), "norm", instance_norm, (_INSTANCE,), _resize_features),
     Rule(("aten.batch_norm", "aten.instance_norm"), "norm", per_channel_aten),
-    Rule(("group_norm",), "norm", group_norm, (_GROUP,), _resize_group_norm),
+    Rule(("group_norm",), "norm", group_norm, (_GROUP,), _resize_group_norm, over_kept.group_norm),
+    Rule(("layer_norm",), "norm", layer_norm, (_LAYER,), _resize_layer_norm, over_kept.layer_norm),
+    Rule(("rms_norm",), "norm", layer_norm, (_RMS,), _resize_layer_norm, over_kept.rms_norm),
 )

@@ -27,13 +27,13 @@ def reshape(call: Call) -> None:
         dim = call.get(1, "dim") % len(_old(call.input))
         key = "unflattened_size" if "unflattened_size" in call.kwargs else "sizes"
         sizes = _entries(call, call.get(2, key), len(old) - len(_old(call.input)) + 1)
-        call.set(2, key, tuple(_scaled(call, sizes, old[dim:], new[dim:])))
+        call.set(2, key, tuple(scaled(call, sizes, old[dim:], new[dim:])))
         return
     given = call.args[1:] or [value for key, value in call.kwargs.items() if key != "input"]
     sizes = _entries(call, given[0], len(old)) if _is_packed(given) else given
     call.args = [call.args[0] if call.args else call.kwargs["input"]]
     call.kwargs = {}
-    call.args.append(_scaled(call, sizes, old, new))
+    call.args.append(scaled(call, sizes, old, new))
 
 
 def _is_packed(given: Sequence[Any]) -> bool:
@@ -51,7 +51,7 @@ def _entries(call: Call, sizes: Any, count: int) -> list[Any]:
     return list(sizes)
 
 
-def _scaled(call: Call, sizes: Sequence[Any], old: Sequence[int], new: Sequence[int]) -> list[Any]:
+def scaled(call: Call, sizes: Sequence[Any], old: Sequence[int], new: Sequence[int]) -> list[Any]:
     """Replace sizes that changed; computed ones are scaled, so the batch stays dynamic."""
     result = []
     for size, before, after in zip(sizes, old, new, strict=False):

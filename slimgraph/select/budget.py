@@ -138,7 +138,7 @@ class _Greedy:
         self.atoms = self.legality.atoms
         self.scores = scores
         self.removed = torch.zeros(len(scores), dtype=torch.bool)
-        self.locked = graph.frozen | ~self.model.prunable | scores.isinf()
+        self.locked = graph.frozen | ~self.model.prunable | scores.isinf()  # heads too
         self.readers = _readers(graph)
         self.keep = self.legality.repair(~self.removed)
 

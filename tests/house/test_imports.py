@@ -15,7 +15,7 @@ from tests.house.tree import LIBRARY, Function, module_name, parse, python_files
 # From the ground up; names in one row may import each other as long as no circle comes of it.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("labels", "display", "files", "latency", "parity", "shapes"),
+    ("attention", "labels", "display", "files", "latency", "parity", "shapes"),
     ("rules", "filetype", "cloning"),
     ("container", "pass_manager", "proxies", "tracing"),
     ("ops",),

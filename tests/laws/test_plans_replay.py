@@ -12,6 +12,7 @@ from slimgraph.plan import slice_tensor
 from tests.assertions import assert_same_output
 from tests.laws.strategies import case, legal_masks, traced_batches
 from tests.models import EXAMPLES, build
+from tests.nets import attention
 
 SHRINKING = [name for name, example in EXAMPLES.items() if example.groups]
 # The code of these has sizes or positions of channels written into it, or computes with them.
@@ -21,6 +22,7 @@ LITERAL = {
     "one channel by itself", "split off one channel", "narrow", "slices of blocks",
     "sum over channels", "constants", "written in place", "shuffle with literals",
     "functional norms", "torch.nn.utils.prune", "squeeze", "functional grouped",
+    *attention.EXAMPLES,
 }  # fmt: skip
 
 

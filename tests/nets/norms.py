@@ -96,7 +96,7 @@ class LocalResponse(Net):
 
 
 class LayerNorms(Net):
-    """Its statistics run over the channels, so they have to stay."""
+    """Its statistics run over the channels that are kept."""
 
     def parts(self) -> dict[str, Any]:
         return {
@@ -132,6 +132,8 @@ EXAMPLES = {
     "functional norms": Example(FunctionalNorms, {"stem": 8}, rest=True, keeps_zero=False),
     "frozen batch norm": Example(FrozenBatchNorm, {"stem": 8}, keeps_zero=False),
     "local response norm": Example(LocalResponse, {"mid": 6}),
-    "layer norm": Example(LayerNorms, {"b": 6}, rows(5), other=None),
+    "layer norm": Example(
+        LayerNorms, {"a": 8, "b": 6}, rows(5), other=None, rest=True, keeps_zero=False
+    ),
     "softmax": Example(Softmaxes, {"a": 8}),
 }
