@@ -21,7 +21,7 @@ LITERAL = {
     "view to (-1, 512)", "view to (-1, 8, 64)", "decoder", "expand", "scaled by width",
     "one channel by itself", "split off one channel", "narrow", "slices of blocks",
     "sum over channels", "constants", "written in place", "shuffle with literals",
-    "functional norms", "torch.nn.utils.prune", "squeeze", "functional grouped",
+    "functional norms", "torch.nn.utils.prune", "squeeze", "functional grouped", "shuffle",
     *attention.EXAMPLES,
 }  # fmt: skip
 

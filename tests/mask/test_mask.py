@@ -149,7 +149,7 @@ def test_uneven_blocks_of_a_grouped_convolution_are_refused() -> None:
 
 
 def test_a_group_that_loses_its_inputs_alone_is_refused() -> None:
-    with pytest.raises(UnevenBlocksError, match="removes all of group 0 on one side"):
+    with pytest.raises(UnevenBlocksError, match="removes all of block 0 on one side"):
         sg.compress(grouped(), {"0": [False] * 4 + [True] * 4})
 
 
