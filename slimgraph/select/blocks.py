@@ -1,5 +1,6 @@
 """Which channels have to be removed together so that every value stays rectangular."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -86,15 +87,47 @@ class Legality:
         before = -1
         while int(keep.sum()) != before:
             before = int(keep.sum())
-            for channels in self.never_empty:
-                if not bool(keep[channels].any()):
-                    self._revive(keep, channels, 1)
-            for rows, partner in self.blocks:
+            for index in (self._sets.count(keep) == 0).nonzero().flatten().tolist():
+                self._revive(keep, self.never_empty[index], 1)
+            for index in self._suspects(keep):
+                rows, partner = self.blocks[index]
                 self._even_out(keep, rows)
                 self._match(keep, rows, rows if partner is None else partner)
-            for group in self.graph.groups:
-                self._round(keep, group.components)
+            if self.round_to > 1:
+                for group in self.graph.groups:
+                    self._round(keep, group.components)
         return keep
+
+    @cached_property
+    def _sets(self) -> "Segments":
+        return Segments.of(self.never_empty)
+
+    @cached_property
+    def _rows(self) -> "tuple[Segments, Segments, Tensor]":
+        """The innermost rows of all blocks, those of their partners, and each row's block."""
+        rows = [channels.flatten(0, -2) for channels, _ in self.blocks]
+        partners = [
+            own if partner is None else partner.flatten(0, -2)
+            for own, (_, partner) in zip(rows, self.blocks, strict=True)
+        ]
+        owner = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(own) for own in rows]))
+        return (
+            Segments.of([row for own in rows for row in own]),
+            Segments.of([row for own in partners for row in own]),
+            owner,
+        )
+
+    def _suspects(self, keep: Tensor) -> list[int]:
+        """Find the blocks whose rows differ in length, or from their partners, or are nested."""
+        if not self.blocks:
+            return []
+        rows, partners, owner = self._rows
+        counts, others = rows.count(keep), partners.count(keep)
+        first = torch.zeros(len(self.blocks), dtype=counts.dtype)
+        first[owner] = counts  # any row's count will do
+        odd = torch.zeros(len(self.blocks), dtype=torch.bool)
+        odd[owner[(counts != first[owner]) | ((counts > 0) != (others > 0))]] = True
+        return odd.nonzero().flatten().tolist()
 
     def _revive(self, keep: Tensor, channels: Tensor, count: int) -> None:
         gone = channels[~keep[channels]]
@@ -125,3 +158,29 @@ class Legality:
         wanted = min(-(-count // self.round_to) * self.round_to, len(channels))
         if wanted > count:
             self._revive(keep, channels, wanted - count)
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Many sets of channels in one vector, to count in all of them at once.
+
+    Attributes:
+        channels: The members of all sets, one set after the other.
+        owner: Which set each belongs to.
+        number: How many sets there are.
+    """
+
+    channels: Tensor
+    owner: Tensor
+    number: int
+
+    @classmethod
+    def of(cls, sets: Sequence[Tensor]) -> "Segments":
+        """Join sets of channels."""
+        lengths = torch.tensor([len(own) for own in sets], dtype=torch.long)
+        flat = torch.cat([torch.zeros(0, dtype=torch.long), *sets])
+        return cls(flat, torch.arange(len(sets)).repeat_interleave(lengths), len(sets))
+
+    def count(self, keep: Tensor) -> Tensor:
+        """Count the kept members of each set. Shape: (sets,)."""
+        return torch.bincount(self.owner[keep[self.channels]], minlength=self.number)
