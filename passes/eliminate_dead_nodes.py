@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 
 from slimgraph.cloning import has_hooks
 from slimgraph.pass_manager import Invariant, Pass, PassResult, clone
-from slimgraph.plan import stored_tensors
+from slimgraph.shapes import stored_tensors
 
 # In training mode these update statistics or draw random numbers.
 _STATEFUL = (

@@ -12,8 +12,9 @@ from torch.fx import GraphModule, Node
 
 from slimgraph.cloning import has_hooks
 from slimgraph.pass_manager import Invariant, Pass, PassResult, clone
-from slimgraph.plan import like, put, stored_tensors
+from slimgraph.plan import like, put
 from slimgraph.rules import canonical
+from slimgraph.shapes import stored_tensors
 
 # Rank of the value whose dim 1 the contraction writes and the norm reads.
 _RANKS = {

@@ -6,7 +6,8 @@ from typing import ClassVar
 from torch import Tensor, fx
 
 from slimgraph.pass_manager import Pass, PassResult, clone
-from slimgraph.plan import Plan, like, names_of, put_all, slice_tensor, stored_tensors
+from slimgraph.plan import Plan, like, put_all, slice_tensor
+from slimgraph.shapes import names_of, stored_tensors
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Ledger, Value
 from slimgraph.ops import DEFAULT_TABLE
 from slimgraph.rules import ModuleForm, Rule, RuleTable, Site, canonical, values_in
-from slimgraph.shapes import attribute, modules_of, place
+from slimgraph.shapes import attribute, modules_of, names_of, place, stored_tensors
 from slimgraph.tracing import ensure_traced
 
 # Reading these of a tensor says nothing about how many channels it has, or is resized later.
@@ -171,11 +171,7 @@ class Walk:
 
 def parameter_names(module: nn.Module) -> dict[int, str]:
     """Map the identity of every parameter and buffer to its first name."""
-    names: dict[int, str] = {}
-    for stored in (module.named_parameters, module.named_buffers):
-        for name, tensor in stored(remove_duplicate=False):
-            names.setdefault(id(tensor), name)
-    return names
+    return {tensor: names[0] for tensor, names in names_of(stored_tensors(module)).items()}
 
 
 def _plain(module: nn.Module, form: ModuleForm) -> bool:

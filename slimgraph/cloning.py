@@ -40,7 +40,16 @@ def clone(graph_module: GraphModule, graph: Graph | None = None) -> GraphModule:
     }
     copied.training = graph_module.training
     copied.meta = dict(graph_module.meta)
-    copied.graph = copy.deepcopy(graph_module.graph) if graph is None else graph
+    if graph is not None:
+        copied.graph = graph
+        return copied
+    twin = copy.deepcopy(graph_module.graph)
+    twin.owning_module = copied
+    # The code is the same, too; generating and compiling it anew is what assigning `graph` costs.
+    fresh["_graph"] = twin
+    code = ("_code", "_lineno_map", "_prologue_start", "_in_spec", "_out_spec")
+    fresh.update((name, held[name]) for name in code if name in held)
+    type(copied).forward = type(graph_module).forward
     return copied
 
 

@@ -18,9 +18,9 @@ from slimgraph.mask import keep_channels
 from slimgraph.pass_manager import Pipeline, clone
 from slimgraph.passes.resize_literals import ResizeLiterals
 from slimgraph.passes.slice_parameters import SliceParameters
-from slimgraph.plan import Kept, Plan, names_of, stored_tensors
+from slimgraph.plan import Kept, Plan
 from slimgraph.rules import RuleTable
-from slimgraph.shapes import modules_of, place, propagate
+from slimgraph.shapes import modules_of, names_of, place, propagate, stored_tensors
 from slimgraph.tracing import ExampleInputs, ensure_traced
 
 Observer = Callable[[str, fx.GraphModule, fx.GraphModule], None]

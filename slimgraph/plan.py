@@ -14,7 +14,7 @@ from slimgraph.display import Rows, Shown
 from slimgraph.errors import PlanError, SlimgraphError
 from slimgraph.labels import Shape
 from slimgraph.ops import DEFAULT_TABLE
-from slimgraph.shapes import modules_of, shallow
+from slimgraph.shapes import modules_of, names_of, shallow, stored_tensors
 from slimgraph.tracing import ExampleInputs, trace
 
 Kept = tuple[Tensor | None, ...]
@@ -316,21 +316,6 @@ def _examples(model: nn.Module, inputs: Sequence[tuple[str, Shape, str]]) -> Exa
     variadic = inspect.Parameter.VAR_KEYWORD
     takes_all = any(parameter.kind is variadic for parameter in parameters.values())
     return made if takes_all or made.keys() <= parameters.keys() else tuple(made.values())
-
-
-def names_of(stored: Mapping[str, Tensor]) -> dict[int, list[str]]:
-    """Map the identity of every stored tensor to all its names."""
-    names: dict[int, list[str]] = {}
-    for name, tensor in stored.items():
-        names.setdefault(id(tensor), []).append(name)
-    return names
-
-
-def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Map every name of every parameter and buffer to its tensor."""
-    stored: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    stored.update(model.named_buffers(remove_duplicate=False))
-    return stored
 
 
 def _setting(value: Any) -> int | tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Shapes without data: every node of a traced model knows the meta tensor it computes."""
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -225,7 +225,36 @@ def _run_fake(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 def modules_of(root: nn.Module) -> dict[str, nn.Module]:
     """Map every name of every module to it; `get_submodule` walks down from the root each time."""
-    return dict(root.named_modules(remove_duplicate=False))
+    found = {"": root}
+
+    def walk(module: nn.Module, prefix: str) -> None:  # thrice as fast as nested generators
+        for name, child in module._modules.items():
+            if child is not None:
+                found[f"{prefix}{name}"] = child
+                walk(child, f"{prefix}{name}.")
+
+    walk(root, "")
+    return found
+
+
+def names_of(stored: Mapping[str, Tensor]) -> dict[int, list[str]]:
+    """Map the identity of every stored tensor to all its names."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in stored.items():
+        names.setdefault(id(tensor), []).append(name)
+    return names
+
+
+def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Map every name of every parameter and buffer to its tensor."""
+    stored: dict[str, Tensor] = {}
+    modules = modules_of(model)
+    for store in ("_parameters", "_buffers"):
+        for owner, module in modules.items():
+            prefix = f"{owner}." if owner else ""
+            held = vars(module)[store].items()
+            stored.update((f"{prefix}{name}", t) for name, t in held if t is not None)
+    return stored
 
 
 def attribute(root: nn.Module, target: str) -> Any:
