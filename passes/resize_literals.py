@@ -62,6 +62,8 @@ class _Rebuild:
         self.table = table
         self.root = root
         self.new = fx.Graph(tracer_cls=root.graph._tracer_cls)
+        for node in root.graph.nodes:  # nodes that a rule adds cannot take one of these names
+            self.new._graph_namespace.create_name(node.name, None)  # noqa: SLF001 - the only way
         self.modules = modules_of(root)
         self.names = parameter_names(root)
         self.options: list[tuple[str, str, Any]] = []  # of modules: target, name, new value
@@ -85,6 +87,7 @@ class _Rebuild:
         made = self.new.create_node(
             op, call.target, tuple(call.args), call.kwargs, node.name, node.type
         )
+        made.name = node.name
         made.meta = {key: value for key, value in node.meta.items() if key != "val"}
         self.known[node] = made
 
@@ -106,7 +109,7 @@ class _Rebuild:
         call.kwargs.update(options)
         rule.resize(call)
         for name in options:
-            value = call.kwargs.pop(name)
+            value = call.kwargs.pop(name, options[name])
             if value != options[name]:
                 self.options.append((str(node.target), name, value))
                 self.modified = True

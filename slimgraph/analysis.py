@@ -90,7 +90,7 @@ class Walk:
             return self.unknown(node, (args, kwargs))
         self.kinds[node] = rule.kind
         try:
-            value = rule.flow(Site(node, self.ledger), *args, **kwargs)
+            value = rule.flow(Site(node, self.ledger, self.values), *args, **kwargs)
             return replace(value, node=node) if isinstance(value, Value) else value
         except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             message = f"the rule of `{_name(node)}` cannot read this call: {error}"

@@ -13,7 +13,7 @@ from slimgraph.calls import calls_of
 from slimgraph.errors import PostconditionError
 from slimgraph.graph import DependencyGraph
 from slimgraph.kept import KeptChannels
-from slimgraph.labels import Value, compact
+from slimgraph.labels import Value, compact, restride
 from slimgraph.mask import keep_channels
 from slimgraph.pass_manager import Pipeline, clone
 from slimgraph.passes.resize_literals import ResizeLiterals
@@ -140,8 +140,8 @@ def masked(
     """Make the reference: all sizes as before, removed channels ignored by every consumer.
 
     Each op that consumes channels (a convolution, a linear layer, a sum over channels) reads
-    zero in the place of a removed one; a normalisation over channels (LayerNorm, GroupNorm) takes
-    its statistics over the kept ones, see `slimgraph.ops.over_kept`.
+    zero in the place of a removed one, a maximum -inf; a normalisation over channels (LayerNorm,
+    GroupNorm) takes its statistics over the kept ones, see `slimgraph.ops.over_kept`.
 
     Args:
         traced: As for `compress`.
@@ -170,6 +170,7 @@ def masked(
             node,
             twins[read.value.node.name],
             name,
+            read.fill,
             graph.rules,
         )
     result.recompile()
@@ -177,15 +178,20 @@ def masked(
 
 
 def _removed(kept: KeptChannels, value: Value) -> Tensor:
-    """Mark removed positions; dims without channels have size 1."""
+    """Mark removed positions; dims along which they do not differ have size 1."""
     removed = torch.zeros((), dtype=torch.bool)
     for layer in value.layers:
         removed = removed | ~kept.alive(compact(layer))
-    return removed
+    return compact(restride(removed))
 
 
 def _ignore(
-    result: fx.GraphModule, node: fx.Node, source: fx.Node, name: str, rules: RuleTable
+    result: fx.GraphModule,
+    node: fx.Node,
+    source: fx.Node,
+    name: str,
+    fill: float,
+    rules: RuleTable,
 ) -> fx.Node:
     """Let a node do without removed channels; return what stands in its place."""
     graph = result.graph
@@ -198,7 +204,7 @@ def _ignore(
             node.replace_all_uses_with(replaced)
             graph.erase_node(node)
             return replaced
-        zeroed = graph.call_function(torch.masked_fill, (source, removed, 0))
+        zeroed = graph.call_function(torch.masked_fill, (source, removed, fill))
     node.args = map_arg(node.args, lambda arg: zeroed if arg is source else arg)
     node.kwargs = map_arg(node.kwargs, lambda arg: zeroed if arg is source else arg)
     return node

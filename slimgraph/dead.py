@@ -69,7 +69,7 @@ class _Finder:
             for dim, size in enumerate(labels.shape):
                 alive = alive.any(dim, keepdim=True) if size == 1 else alive
             alive = alive.expand(labels.shape)
-        if self.graph.kinds[read.node] == "norm":
+        if self.graph.kinds[read.node] == "norm" or read.fill != 0:
             return torch.ones_like(labels, dtype=torch.bool)
         if read.weight is not None:
             axis = self.graph.ledger.axes.get((read.weight, read.dim))

@@ -120,12 +120,16 @@ class Block(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A value whose channels end at a node: the node consumes them."""
+    """A value whose channels end at a node: the node consumes them.
+
+    `fill` is what the node reads in the place of a removed channel, so that it is ignored.
+    """
 
     node: fx.Node
     value: Value
     weight: str | None
     dim: int
+    fill: float = 0
 
 
 @dataclass(slots=True)

@@ -1,8 +1,8 @@
 """Rules say how channels flow through one family of ops; a table finds the rule of a node."""
 
 import operator
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -56,10 +56,17 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One node as a rule sees it: its result's shape, and the ledger to write into."""
+    """One node as a rule sees it: its result's shape, and the ledger to write into.
+
+    Attributes:
+        node: The node in the traced graph.
+        ledger: What rules write down.
+        values: What is known of the nodes before it.
+    """
 
     node: fx.Node
     ledger: Ledger
+    values: Mapping[fx.Node, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> Shape:
@@ -118,10 +125,31 @@ class Site:
             self.ledger.couple(first[:, None], rows[:, 1:], self.node)
         return first
 
-    def read(self, value: Value, weight: Value | None = None, dim: int = 0) -> None:
-        """Note that the channels of a value end here, at a dim of a weight if there is one."""
+    def read(
+        self, value: Value, weight: Value | None = None, dim: int = 0, fill: float = 0
+    ) -> None:
+        """Note that the channels of a value end here, at a dim of a weight if there is one.
+
+        Args:
+            value: What is read.
+            weight: What is contracted with it.
+            dim: The dim of the weight along which it reads.
+            fill: What stands for a channel that this op ignores, such as -inf for a maximum.
+        """
         name = weight.parameter if weight is not None else None
-        self.ledger.reads.append(Read(self.node, value, name, dim))
+        self.ledger.reads.append(Read(self.node, value, name, dim, fill))
+
+    def counts_channels(self, size: Any) -> bool:
+        """Return whether a size among the node's arguments depends on a number of channels."""
+        if not isinstance(size, fx.Node):
+            return False
+        origin, dim = _measured(size)
+        source = None if origin is None else self.values.get(origin)
+        if not isinstance(source, Value):
+            return any(self.counts_channels(each) for each in size.all_input_nodes)
+        if dim is None or source.parameter is not None:
+            return bool(source.layers) or source.parameter is not None
+        return source.layer(dim % source.ndim) is not None
 
     def heads(self, rows: Tensor, name: str, index: int = 0) -> Tensor:
         """Make one new label per block of labels: it stands for the whole block.
@@ -154,6 +182,14 @@ class Site:
             else:
                 self.ledger.freeze(layer, self.node, message)
         return tuple(passed)
+
+
+def _measured(size: fx.Node) -> tuple[fx.Node | None, int | None]:
+    """Return what a size is read from, and of which dim; `None` where that is not plain."""
+    source, dim = (*size.args, None, None)[:2]
+    if canonical(size.target) == "getitem" and isinstance(source, fx.Node):
+        source = source.args[0]  # of its shape
+    return source if isinstance(source, fx.Node) else None, dim if isinstance(dim, int) else None
 
 
 class Kept(Protocol):
@@ -237,7 +273,7 @@ class Call:
 
 
 def compute(graph: fx.Graph, function: Callable[..., Any], *args: Any) -> fx.Node:
-    """Add a node that computes a size; its name cannot take one of the model's own."""
+    """Add a node on the way to a resized call."""
     return graph.create_node("call_function", function, args, name="kept_size")
 
 

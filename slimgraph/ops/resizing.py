@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
+from torch.nn import functional as F
 
 from slimgraph.errors import EmptiedGroupError
 from slimgraph.rules import Call, compute
@@ -205,3 +206,46 @@ def shuffle(call: Call) -> None:
     if kept is not None:
         width = _old(call.input)[1] // call.get(1, "groups")
         call.set(1, "groups", int((kept // width).unique().numel()))
+
+
+def spread(call: Call, dim: int, fill: float = 0) -> None:
+    """Run an op on all channels in their old places, and take out what is left of its result.
+
+    For ops that mix neighbouring channels (a window over them, a convolution along them): what
+    was removed stands in its old place as a constant, so that every channel keeps its neighbours.
+
+    Args:
+        call: The op; it reads `call.input` and makes a result of the same size along `dim`.
+        dim: The dim of the channels.
+        fill: What the op reads in the place of a removed channel.
+    """
+    ndim = len(_old(call.input))
+    dim %= ndim
+    kept = call.kept.positions(call.input, dim)
+    if kept is None:
+        return
+    places = [len(kept)] * _old(call.input)[dim]  # that of the padding, which is added last
+    for i, position in enumerate(kept.tolist()):
+        places[position] = i
+    before = [slice(None)] * dim
+    padded = compute(
+        call.graph, F.pad, call.new_input, [0, 0] * (ndim - 1 - dim) + [0, 1], "constant", fill
+    )
+    whole = compute(call.graph, operator.getitem, padded, (*before, places))
+    run = again(call, whole)
+    call.become(operator.getitem, run, (*before, kept.tolist()))
+
+
+def again(call: Call, first: Any = None) -> fx.Node:
+    """Add the call as it stands, as a step on the way to its result.
+
+    Args:
+        call: The call; it becomes something else afterwards.
+        first: What the op reads instead of its first argument.
+    """
+    args, kwargs = list(call.args), {name: call.kwargs[name] for name in call.node.kwargs}
+    if first is not None and args:
+        args[0] = first
+    elif first is not None:
+        kwargs["input"] = first
+    return call.graph.create_node(call.node.op, call.target, tuple(args), kwargs, name="whole")

@@ -23,6 +23,7 @@ LITERAL = {
     "sum over channels", "constants", "written in place", "shuffle with literals",
     "functional norms", "torch.nn.utils.prune", "squeeze", "functional grouped", "shuffle",
     *attention.EXAMPLES,
+    "mean over channels", "local response norm", "CBAM",
 }  # fmt: skip
 
 

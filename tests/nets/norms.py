@@ -80,21 +80,6 @@ class FrozenBatchNorm(Net):
         return self.head(F.relu(self.stem(x) * scale + shift))
 
 
-class LocalResponse(Net):
-    """Neighbouring channels mix, so they have to stay."""
-
-    def parts(self) -> dict[str, Any]:
-        return {
-            "stem": conv(3, 8),
-            "norm": nn.LocalResponseNorm(3),
-            "mid": conv(8, 6),
-            "head": conv(6, 2),
-        }
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.relu(self.mid(self.norm(self.stem(x)))))
-
-
 class LayerNorms(Net):
     """Its statistics run over the channels that are kept."""
 
@@ -131,7 +116,6 @@ EXAMPLES = {
     "PReLU": Example(PReLUs, {"stem": 8, "mid": 6}),
     "functional norms": Example(FunctionalNorms, {"stem": 8}, rest=True, keeps_zero=False),
     "frozen batch norm": Example(FrozenBatchNorm, {"stem": 8}, keeps_zero=False),
-    "local response norm": Example(LocalResponse, {"mid": 6}),
     "layer norm": Example(
         LayerNorms, {"a": 8, "b": 6}, rows(5), other=None, rest=True, keeps_zero=False
     ),
