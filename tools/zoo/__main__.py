@@ -64,7 +64,9 @@ def _chosen(asked: argparse.Namespace) -> dict[str, Subject]:
         known = {name: known[name] for name in SLICE if name in known}
     chosen = {n: s for n, s in known.items() if s.kind in asked.kinds}
     if asked.only:
-        chosen = {n: s for n, s in chosen.items() if any(_matches(n, p) for p in asked.only)}
+        order = [next((i for i, p in enumerate(asked.only) if _matches(n, p)), -1) for n in chosen]
+        ranked = sorted(zip(order, chosen.items(), strict=True), key=lambda pair: pair[0])
+        chosen = dict(item for place, item in ranked if place >= 0)
     return chosen
 
 
@@ -110,8 +112,8 @@ def _measure(
 ) -> None:
     work = [
         (task, name)
-        for name in chosen
         for task in asked.tasks
+        for name in chosen
         if not (asked.resume and _is_done(rows.get(name, {}), task, retry=asked.retry))
     ]
     console = Console(stderr=True)

@@ -124,7 +124,7 @@ def _compare(
                 errors.append({"size": side, "batch": batch, "fixed": str(error)[:200]})
                 continue
             errors.append({"size": side, "batch": batch, **_error(expected, slim, inputs)})
-            if batch == BATCHES[0]:
+            if batch == BATCHES[-1]:
                 errors[-1] |= _traced(model, graph.traced, expected, inputs)
             if not errors[1:]:
                 diary.say(spread=_spread(expected))

@@ -14,10 +14,7 @@ ROUNDING = 1e-4
 def exact(row: Record) -> bool:
     """Return whether a model was compressed, and equals the masked one at all it was run at."""
     found = row.get("exact", {})
-    errors = [entry["error"] for entry in found.get("errors", ()) if "error" in entry]
-    return bool(
-        found.get("finished") and errors and max(errors) <= TOLERANCE and found["params_left"] < 1
-    )
+    return bool(found.get("finished") and found.get("errors") and cause_of(found) is None)
 
 
 def exported(row: Record) -> bool:
@@ -113,12 +110,28 @@ def cause_of(found: Record) -> str | None:
     crash = found.get("crash") or found.get("failure")
     if crash:
         where = f" at {crash['where']}" if crash.get("where") else ""
-        return f"{crash['stage']}: {crash['type']}: {crash['message'].splitlines()[0]}{where}"
+        return f"{crash['stage']}: {crash['type']}: {_first_line(crash['message'])}{where}"
     entries = found.get("errors", ())
-    for key, what in (("traced", "the traced model"), ("error", "the compressed model")):
-        worst = max((entry.get(key, 0) for entry in entries), default=0)
+    if not entries:
+        return None
+    if not any("error" in entry for entry in entries):
+        return f"the masked model does not run: {_first_line(entries[0]['fixed'])}"
+    return _not_exact(entries, found) or (
+        "nothing can be removed" if found.get("params_left") == 1 else None
+    )
+
+
+def _not_exact(entries: list[Record], found: Record) -> str | None:
+    own = [entry for entry in entries if entry["size"] == found.get("size")]
+    notes = [entry["traced_note"] for entry in own if "traced_note" in entry]
+    if notes:
+        return f"the traced model does not run: {_first_line(notes[0])}"
+    for key, what, rows in (("traced", "traced", own), ("error", "compressed", entries)):
+        worst = max((entry.get(key, 0) for entry in rows), default=0)
         if worst > TOLERANCE:
-            return f"{what} is off by {worst:.1e}"
-    if "errors" in found and not any("error" in entry for entry in entries):
-        return f"the masked model does not run: {entries[0]['fixed']}"
-    return "nothing can be removed" if found.get("params_left") == 1 and entries else None
+            return f"the {what} model is off by {worst:.1e}"
+    return None
+
+
+def _first_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[0]
