@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -133,6 +134,7 @@ def _measure(
 
 def main() -> int:
     """Measure, write the rows and the page, and say what is missing."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and stop the processes
     asked = _arguments()
     chosen = _chosen(asked)
     console = Console()
