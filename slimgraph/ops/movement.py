@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from slimgraph.labels import Shape, Value, along, compact, restride, varying
 from slimgraph.ops import resizing
@@ -154,7 +154,20 @@ def getitem(site: Site, input: Any, index: Any) -> Any:
         for value in values_in(input, index):
             site.freeze(value, "is indexed by a tensor")
         return site.value()
+    _keep_where_cut(site, input)
     return move(site, input, index)
+
+
+def _keep_where_cut(site: Site, input: Value) -> None:
+    """Keep a table whole along a dim that the model's inputs decide how far to read."""
+    given = _as_tuple(site.node.args[1])
+    if input.parameter is None or Ellipsis in given:
+        return
+    for dim, entry in enumerate(entry for entry in given if entry is not None):
+        bounds = (entry.start, entry.stop, entry.step) if isinstance(entry, slice) else (entry,)
+        if any(isinstance(bound, fx.Node) for bound in bounds) and input.shape[dim] > 1:
+            message = "is cut at a size that is computed"
+            site.ledger.freeze(site.open(input, dim), site.node, message)
 
 
 def _as_tuple(index: Any) -> tuple[Any, ...]:

@@ -31,19 +31,18 @@ def reshape(call: Call) -> None:
         call.set(2, key, tuple(scaled(call, sizes, old[dim:], new[dim:])))
         return
     given = call.args[1:] or [value for key, value in call.kwargs.items() if key != "input"]
-    sizes = _entries(call, given[0], len(old)) if _is_packed(given) else given
+    sizes = _entries(call, given[0], len(old)) if _is_packed(call, given) else given
     call.args = [call.args[0] if call.args else call.kwargs["input"]]
     call.kwargs = {}
     call.args.append(scaled(call, sizes, old, new))
 
 
-def _is_packed(given: Sequence[Any]) -> bool:
-    if len(given) != 1:
-        return False
-    only = given[0]
-    return isinstance(only, list | tuple) or (
-        isinstance(only, fx.Node) and isinstance(only.meta.get("val"), tuple)
-    )
+def _is_packed(call: Call, given: Sequence[Any]) -> bool:
+    """Tell whether all sizes come as one argument; nodes have values in the graph before only."""
+    if len(given) != 1 or isinstance(given[0], list | tuple):
+        return len(given) == 1
+    before = [*call.node.args[1:], *call.node.kwargs.values()][0]
+    return isinstance(before, fx.Node) and isinstance(before.meta["val"], tuple)
 
 
 def _entries(call: Call, sizes: Any, count: int) -> list[Any]:

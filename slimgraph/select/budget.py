@@ -159,14 +159,20 @@ class _Greedy:
             for name in names:
                 self.locked[self.graph.components(name)] = True
         for group in self.graph.groups:
-            least = max(1, group.size - int(group.size * max_removed))
-            best = self.scores[group.components].argsort(dim=0, descending=True, stable=True)[
-                :least
-            ]
-            self.locked[group.components[best]] = True
+            allowed = min(int(group.size * max_removed), group.size - 1)
+            self.locked[group.components[self._beyond(group.components, allowed)]] = True
         spread = torch.zeros_like(self.locked)
         spread[self.atoms[self.locked]] = True
         self.locked = spread[self.atoms]  # a set with one locked channel is locked
+
+    def _beyond(self, channels: Tensor, allowed: int) -> Tensor:
+        """Mark all but the lowest-scored sets that hold no more channels than are allowed."""
+        sets, place, sizes = self.atoms[channels].unique(return_inverse=True, return_counts=True)
+        worth = torch.bincount(place, self.scores[channels]) / sizes
+        order = worth.argsort(dim=0, stable=True)
+        fits = torch.zeros(len(sets), dtype=torch.bool)
+        fits[order] = sizes[order].cumsum(0) <= allowed
+        return ~fits[place]
 
     def shrink_to(self, limit: int, order: Order) -> None:
         """Remove the fewest further sets, in rank order, that meet a limit."""

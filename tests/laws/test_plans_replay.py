@@ -22,6 +22,7 @@ LITERAL = {
     "one channel by itself", "split off one channel", "narrow", "slices of blocks",
     "sum over channels", "constants", "written in place", "shuffle with literals",
     "functional norms", "torch.nn.utils.prune", "squeeze", "functional grouped", "shuffle",
+    "sizes added",
     *attention.EXAMPLES,
     "mean over channels", "local response norm", "CBAM",
 }  # fmt: skip

@@ -119,6 +119,15 @@ def test_at_most_the_allowed_share_of_each_group_leaves() -> None:
     assert not bool(keep.all())
 
 
+def test_half_of_each_block_of_a_grouped_convolution_may_leave() -> None:
+    """Blocks keep equally many channels, so they leave in sets, and so are protected."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1, groups=4), nn.Conv2d(16, 2, 1))
+    graph = sg.analyze(sg.trace(net, torch.randn(1, 3, 4, 4)))
+    keep = choose(graph, sg.Budget.of(channels=0.5), max_removed=0.5)
+    assert [int(keep[group.components].sum()) for group in graph.groups] == [8, 8, 2]
+
+
 @pytest.mark.parametrize("pattern", ["stem", "b", "ste*"])
 def test_named_groups_stay_whole(pattern: str) -> None:
     graph = graph_of("Residual")

@@ -1,0 +1,1 @@
+"""The zoo: how many real architectures slimgraph handles, and how exactly."""
