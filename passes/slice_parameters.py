@@ -6,7 +6,8 @@ from typing import ClassVar
 from torch import Tensor, fx
 
 from slimgraph.pass_manager import Pass, PassResult, clone
-from slimgraph.plan import Plan, like, names_of, put_all, slice_tensor, stored_tensors
+from slimgraph.plan import Plan, like, names_of, put_all, stored_tensors
+from slimgraph.slicing import slice_tensor
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
+from torch.optim import Optimizer
 
 from slimgraph.analysis import analyze
 from slimgraph.compress import Observer, shrink
@@ -76,6 +77,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     mask: Mapping[str, Any] | None = None,
     observer: Observer | None = None,
     progress: Callable[[str], None] | None = None,
+    optimizer: Optimizer | None = None,
 ) -> SlimResult:
     """Trace, score, choose and compress in one call.
 
@@ -96,6 +98,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         mask: A decision already made, instead of a budget; see `slimgraph.Mask`.
         observer: Called after each pass with its name and the graph before and after.
         progress: Called with the name of every step when it starts.
+        optimizer: Moves to the smaller model; see `compress`.
 
     Raises:
         SlimgraphError: See `trace`, `score`, `select` and `compress`.
@@ -134,7 +137,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         chosen = ~dead_channels(graph)
         settings["criterion"] = "dead channels only"
     say("compress")
-    model = shrink(graph, KeptChannels(graph, chosen), observer)
+    model = shrink(graph, KeptChannels(graph, chosen), observer, optimizer)
     report = graph.to_dict(keep=chosen, scores=scores, settings=settings)
     return SlimResult(model, Mask.of_channels(graph, chosen), vars(model)["plan"], graph, report)
 

@@ -15,8 +15,8 @@ from tests.house.tree import LIBRARY, Function, module_name, parse, python_files
 # From the ground up; names in one row may import each other as long as no circle comes of it.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("attention", "labels", "display", "files", "latency", "parity", "shapes"),
-    ("rules", "filetype", "cloning"),
+    ("attention", "labels", "display", "files", "latency", "parity", "shapes", "slicing"),
+    ("rules", "filetype", "cloning", "optimizers"),
     ("container", "pass_manager", "proxies", "tracing"),
     ("ops",),
     ("groups", "graph", "analysis"),
