@@ -88,7 +88,7 @@ class Plan(Shown):
         """Shrink an instance of the model's own class, in place or not at all.
 
         Args:
-            model: An instance with the sizes the plan was made for, on any device.
+            model: An instance with the sizes the plan was made for, on any device, in any dtype.
             optimizer: Of this model, maybe of others too: its state is sliced likewise and its
                 groups get the new parameters, so that training goes on where it was.
 
@@ -124,6 +124,7 @@ class Plan(Shown):
         twin = shallow(model, lambda tensor: tensor.to("meta"))
         stored = stored_tensors(model)
         names = names_of(stored)
+        floating = {t.dtype for t in stored.values() if t.is_floating_point()}
         for name in self.kept:
             small = torch.empty(self.new_shape(name), dtype=stored[name].dtype, device="meta")
             put_all(twin, dict.fromkeys(names[id(stored[name])], like(stored[name], small)))
@@ -139,7 +140,7 @@ class Plan(Shown):
         if not self.calls:
             return
         try:
-            traced = trace(twin, _examples(twin, self.inputs), leaves=self.leaves)
+            traced = trace(twin, _examples(twin, self.inputs, floating), leaves=self.leaves)
         except SlimgraphError as error:
             raise PlanError(
                 f"the forward of `{name}` depends on sizes that the plan changes: {error.message}",
@@ -263,9 +264,17 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
         module._buffers[name] = tensor
 
 
-def _examples(model: nn.Module, inputs: Sequence[tuple[str, Shape, str]]) -> ExampleInputs:
-    """Make data-less inputs: by name, as some may have been left out, if the names say it all."""
+def _examples(
+    model: nn.Module, inputs: Sequence[tuple[str, Shape, str]], floating: set[torch.dtype]
+) -> ExampleInputs:
+    """Make data-less inputs: by name, as some may have been left out, if the names say it all.
+
+    A model that computes in one floating dtype gets its inputs in that one.
+    """
     made = {n: torch.empty(s, dtype=getattr(torch, d), device="meta") for n, s, d in inputs}
+    if len(floating) == 1:
+        (own,) = floating
+        made = {n: t.to(own) if t.is_floating_point() else t for n, t in made.items()}
     parameters = inspect.signature(model.forward).parameters
     variadic = inspect.Parameter.VAR_KEYWORD
     takes_all = any(parameter.kind is variadic for parameter in parameters.values())
