@@ -1,5 +1,6 @@
 """The label walk: one pass over the traced graph, in order, that runs it on labels."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -11,7 +12,9 @@ from torch.utils._pytree import tree_any, tree_map_only
 from slimgraph.errors import UnsupportedOpError
 from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Ledger, Value
+from slimgraph.naming import frozen_labels
 from slimgraph.ops import DEFAULT_TABLE
+from slimgraph.remedies import ASKED, OUTPUT
 from slimgraph.rules import ModuleForm, Rule, RuleTable, Site, canonical, values_in
 from slimgraph.shapes import attribute, modules_of, place
 from slimgraph.tracing import ensure_traced
@@ -25,7 +28,11 @@ _TRANSPOSES = frozenset({"T", "mT"})
 
 
 def analyze(
-    traced: fx.GraphModule, *, rules: RuleTable = DEFAULT_TABLE, strict: bool = False
+    traced: fx.GraphModule,
+    *,
+    rules: RuleTable = DEFAULT_TABLE,
+    strict: bool = False,
+    freeze: Sequence[str] = (),
 ) -> DependencyGraph:
     """Find which channels of a traced model can only leave together.
 
@@ -33,6 +40,8 @@ def analyze(
         traced: From `slimgraph.trace`; it is not changed.
         rules: How channels flow through ops.
         strict: Raise at an op without a rule instead of freezing what touches it.
+        freeze: Channels that stay, by name: of a group or module those it makes, of a parameter
+            those of all its dims; `*` matches any part of a name.
 
     Returns:
         The groups of coupled channels, what freezes them, and where each one is stored.
@@ -40,12 +49,18 @@ def analyze(
     Raises:
         TraceError: The graph module has no shapes.
         UnsupportedOpError: With `strict`, an op has no rule.
+        UnknownGroupError: `freeze` names nothing.
     """
     traced = ensure_traced(traced)
     walk = Walk(traced, rules, strict=strict)
     for node in traced.graph.nodes:
         walk.values[node] = walk.visit(node)
     walk.ledger.close()
+    graph = DependencyGraph(traced, walk.ledger, walk.values, walk.kinds, rules)
+    if not freeze:
+        return graph
+    for labels, node in frozen_labels(graph, freeze):
+        walk.ledger.freeze(labels, node, ASKED)
     return DependencyGraph(traced, walk.ledger, walk.values, walk.kinds, rules)
 
 
@@ -74,7 +89,7 @@ class Walk:
         if node.op == "output":
             self.kinds[node] = "output"
             for value in values_in(args):
-                self.ledger.freeze_value(value, node, "reaches the model's output")
+                self.ledger.freeze_value(value, node, OUTPUT)
             return None
         if not tree_any(lambda leaf: isinstance(leaf, Tensor), node.meta["val"]):
             self.kinds[node] = "size"

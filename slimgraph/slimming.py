@@ -93,7 +93,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         order: See `slimgraph.select`.
         round_to: Groups keep a multiple of this many channels, or all.
         max_removed: At most this share of a group's channels leaves.
-        keep: Groups or modules that stay whole.
+        keep: What stays whole, by name; as `freeze` of `analyze`.
         seed: For `random`.
         mask: A decision already made, instead of a budget; see `slimgraph.Mask`.
         observer: Called after each pass with its name and the graph before and after.
