@@ -1,5 +1,6 @@
 """The label walk: one pass over the traced graph, in order, that runs it on labels."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -9,7 +10,8 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_any, tree_map_only
 
-from slimgraph.errors import UnsupportedOpError
+from slimgraph.errors import UnknownOpWarning, UnsupportedOpError
+from slimgraph.functions import is_elementwise
 from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Ledger, Value
 from slimgraph.naming import frozen_labels
@@ -30,7 +32,7 @@ _TRANSPOSES = frozenset({"T", "mT"})
 def analyze(
     traced: fx.GraphModule,
     *,
-    rules: RuleTable = DEFAULT_TABLE,
+    rules: RuleTable | Sequence[Rule] = DEFAULT_TABLE,
     strict: bool = False,
     freeze: Sequence[str] = (),
 ) -> DependencyGraph:
@@ -38,7 +40,7 @@ def analyze(
 
     Args:
         traced: From `slimgraph.trace`; it is not changed.
-        rules: How channels flow through ops.
+        rules: How channels flow through ops: those that slimgraph lacks, or a whole table.
         strict: Raise at an op without a rule instead of freezing what touches it.
         freeze: Channels that stay, by name: of a group or module those it makes, of a parameter
             those of all its dims; `*` matches any part of a name.
@@ -48,14 +50,19 @@ def analyze(
 
     Raises:
         TraceError: The graph module has no shapes.
+        DuplicateRuleError: One of the rules claims an op that has one already.
         UnsupportedOpError: With `strict`, an op has no rule.
         UnknownGroupError: `freeze` names nothing.
     """
     traced = ensure_traced(traced)
+    rules = rules if isinstance(rules, RuleTable) else DEFAULT_TABLE.plus(*rules)
     walk = Walk(traced, rules, strict=strict)
     for node in traced.graph.nodes:
         walk.values[node] = walk.visit(node)
     walk.ledger.close()
+    for why, where in walk.missing.items():
+        message = f"{why} at {where}; the channels it touches stay (docs/add-an-op.md)"
+        warnings.warn(message, UnknownOpWarning, stacklevel=2)
     graph = DependencyGraph(traced, walk.ledger, walk.values, walk.kinds, rules)
     if not freeze:
         return graph
@@ -74,6 +81,7 @@ class Walk:
         self.ledger = Ledger()
         self.values: dict[fx.Node, Any] = {}
         self.kinds: dict[fx.Node, str] = {}
+        self.missing: dict[str, str] = {}  # why an op has no rule, and where it is called first
         self.names = parameter_names(traced)
         self.modules = modules_of(traced)
 
@@ -117,7 +125,10 @@ class Walk:
         if node.op != "call_module":
             if node.target is getattr and args[1] in _TRANSPOSES:
                 return self.rules.for_function(args[1]), kwargs
-            return self.rules.for_function(node.target), kwargs
+            known = self.rules.for_function(node.target)
+            if known is None and is_elementwise(node, self.rules):
+                known = self.rules.pointwise
+            return known, kwargs
         module = self.modules[str(node.target)]
         found = self.rules.for_module(module)
         if found is None or not _plain(module, found[1]):
@@ -143,7 +154,15 @@ class Walk:
             self.pin(node)
         if any(value.layers or value.parameter for value in values_in(arguments)):
             self.freeze(node, arguments, self.why_unknown(node))
+            if not self.is_leaf(node):
+                self.missing.setdefault(self.why_unknown(node), place(node))
         return _neutral(node, node.meta["val"])
+
+    def is_leaf(self, node: fx.Node) -> bool:
+        """Return whether a call is a submodule of the user's that was not looked into."""
+        if node.op != "call_module":
+            return False
+        return not type(self.modules[str(node.target)]).__module__.startswith("torch.")
 
     def pin(self, node: fx.Node) -> None:
         """Keep the parameters of a module that is not looked into; others may share them."""

@@ -18,6 +18,7 @@ from slimgraph.importance import check_finite, score
 from slimgraph.kept import KeptChannels
 from slimgraph.mask import Mask, keep_channels
 from slimgraph.plan import Plan
+from slimgraph.rules import Rule, RuleTable
 from slimgraph.select import Budget, select
 from slimgraph.select.budget import Order, check_order
 from slimgraph.tracing import ExampleInputs, ensure_traced, trace
@@ -78,6 +79,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     observer: Observer | None = None,
     progress: Callable[[str], None] | None = None,
     optimizer: Optimizer | None = None,
+    rules: RuleTable | Sequence[Rule] = (),
 ) -> SlimResult:
     """Trace, score, choose and compress in one call.
 
@@ -99,6 +101,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         observer: Called after each pass with its name and the graph before and after.
         progress: Called with the name of every step when it starts.
         optimizer: Moves to the smaller model; see `compress`.
+        rules: For ops of your own; see `analyze`.
 
     Raises:
         SlimgraphError: See `trace`, `score`, `select` and `compress`.
@@ -120,7 +123,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     say("trace")
     traced = ensure_traced(model) if example_inputs is None else trace(model, example_inputs)
     say("group channels")
-    graph = analyze(traced)
+    graph = analyze(traced, rules=rules)
     settings: dict[str, Any] = {"budget": given, "criterion": "none", "keep": list(keep)}
     scores = None
     say("choose channels")

@@ -14,6 +14,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.utils._pytree import tree_leaves
 
 from slimgraph.errors import SlimgraphError, TraceError
+from slimgraph.functions import recorded_functions
 from slimgraph.optimizers import PRUNED_FROM
 from slimgraph.proxies import ValueTracer, raised_at
 from slimgraph.shapes import place, propagate, shallow
@@ -136,7 +137,7 @@ def _trace(
 ) -> fx.GraphModule:
     tracer = ValueTracer(model, args, kwargs, leaves)
     try:
-        with _untouched(model):
+        with _untouched(model), recorded_functions():
             graph = tracer.trace(model)
             graph.eliminate_dead_code(lambda node: "optional" not in node.meta)
             for node in graph.nodes:

@@ -17,7 +17,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "remedies"),
     ("attention", "labels", "display", "files", "latency", "parity", "shapes", "slicing"),
     ("rules", "filetype", "cloning", "optimizers"),
-    ("container", "pass_manager", "proxies", "tracing"),
+    ("container", "functions", "pass_manager", "proxies", "tracing"),
     ("ops",),
     ("groups", "graph", "explanations", "naming", "analysis"),
     ("cost", "importance", "kept", "mask", "calls", "plan", "constants"),
