@@ -1,5 +1,7 @@
 """The label walk: one pass over the traced graph, in order, that runs it on labels."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -8,10 +10,13 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_any, tree_map_only
 
-from slimgraph.errors import UnsupportedOpError
+from slimgraph.errors import UnknownOpWarning, UnsupportedOpError
+from slimgraph.functions import is_elementwise
 from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Ledger, Value
+from slimgraph.naming import frozen_labels
 from slimgraph.ops import DEFAULT_TABLE
+from slimgraph.remedies import ASKED, OUTPUT
 from slimgraph.rules import ModuleForm, Rule, RuleTable, Site, canonical, values_in
 from slimgraph.shapes import attribute, modules_of, names_of, place, stored_tensors
 from slimgraph.tracing import ensure_traced
@@ -25,27 +30,44 @@ _TRANSPOSES = frozenset({"T", "mT"})
 
 
 def analyze(
-    traced: fx.GraphModule, *, rules: RuleTable = DEFAULT_TABLE, strict: bool = False
+    traced: fx.GraphModule,
+    *,
+    rules: RuleTable | Sequence[Rule] = DEFAULT_TABLE,
+    strict: bool = False,
+    freeze: Sequence[str] = (),
 ) -> DependencyGraph:
     """Find which channels of a traced model can only leave together.
 
     Args:
         traced: From `slimgraph.trace`; it is not changed.
-        rules: How channels flow through ops.
+        rules: How channels flow through ops: those that slimgraph lacks, or a whole table.
         strict: Raise at an op without a rule instead of freezing what touches it.
+        freeze: Channels that stay, by name: of a group or module those it makes, of a parameter
+            those of all its dims; `*` matches any part of a name.
 
     Returns:
         The groups of coupled channels, what freezes them, and where each one is stored.
 
     Raises:
         TraceError: The graph module has no shapes.
+        DuplicateRuleError: One of the rules claims an op that has one already.
         UnsupportedOpError: With `strict`, an op has no rule.
+        UnknownGroupError: `freeze` names nothing.
     """
     traced = ensure_traced(traced)
+    rules = rules if isinstance(rules, RuleTable) else DEFAULT_TABLE.plus(*rules)
     walk = Walk(traced, rules, strict=strict)
     for node in traced.graph.nodes:
         walk.values[node] = walk.visit(node)
     walk.ledger.close()
+    for why, where in walk.missing.items():
+        message = f"{why} at {where}; the channels it touches stay (docs/add-an-op.md)"
+        warnings.warn(message, UnknownOpWarning, stacklevel=2)
+    graph = DependencyGraph(traced, walk.ledger, walk.values, walk.kinds, rules)
+    if not freeze:
+        return graph
+    for labels, node in frozen_labels(graph, freeze):
+        walk.ledger.freeze(labels, node, ASKED)
     return DependencyGraph(traced, walk.ledger, walk.values, walk.kinds, rules)
 
 
@@ -59,6 +81,7 @@ class Walk:
         self.ledger = Ledger()
         self.values: dict[fx.Node, Any] = {}
         self.kinds: dict[fx.Node, str] = {}
+        self.missing: dict[str, str] = {}  # why an op has no rule, and where it is called first
         self.names = parameter_names(traced)
         self.modules = modules_of(traced)
 
@@ -74,7 +97,7 @@ class Walk:
         if node.op == "output":
             self.kinds[node] = "output"
             for value in values_in(args):
-                self.ledger.freeze_value(value, node, "reaches the model's output")
+                self.ledger.freeze_value(value, node, OUTPUT)
             return None
         if not tree_any(lambda leaf: isinstance(leaf, Tensor), node.meta["val"]):
             self.kinds[node] = "size"
@@ -102,7 +125,10 @@ class Walk:
         if node.op != "call_module":
             if node.target is getattr and args[1] in _TRANSPOSES:
                 return self.rules.for_function(args[1]), kwargs
-            return self.rules.for_function(node.target), kwargs
+            known = self.rules.for_function(node.target)
+            if known is None and is_elementwise(node, self.rules):
+                known = self.rules.pointwise
+            return known, kwargs
         module = self.modules[str(node.target)]
         found = self.rules.for_module(module)
         if found is None or not _plain(module, found[1]):
@@ -128,7 +154,15 @@ class Walk:
             self.pin(node)
         if any(value.layers or value.parameter for value in values_in(arguments)):
             self.freeze(node, arguments, self.why_unknown(node))
+            if not self.is_leaf(node):
+                self.missing.setdefault(self.why_unknown(node), place(node))
         return _neutral(node, node.meta["val"])
+
+    def is_leaf(self, node: fx.Node) -> bool:
+        """Return whether a call is a submodule of the user's that was not looked into."""
+        if node.op != "call_module":
+            return False
+        return not type(self.modules[str(node.target)]).__module__.startswith("torch.")
 
     def pin(self, node: fx.Node) -> None:
         """Keep the parameters of a module that is not looked into; others may share them."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
+from torch.optim import Optimizer
 
 from slimgraph.analysis import analyze
 from slimgraph.calls import calls_of
@@ -15,12 +16,14 @@ from slimgraph.graph import DependencyGraph
 from slimgraph.kept import KeptChannels
 from slimgraph.labels import Value, compact, restride
 from slimgraph.mask import keep_channels
+from slimgraph.optimizers import follow
 from slimgraph.pass_manager import Pipeline, clone
 from slimgraph.passes.resize_literals import ResizeLiterals
 from slimgraph.passes.slice_parameters import SliceParameters
-from slimgraph.plan import Kept, Plan
+from slimgraph.plan import Plan
 from slimgraph.rules import RuleTable
 from slimgraph.shapes import modules_of, names_of, place, propagate, stored_tensors
+from slimgraph.slicing import Kept
 from slimgraph.tracing import ExampleInputs, ensure_traced
 
 Observer = Callable[[str, fx.GraphModule, fx.GraphModule], None]
@@ -32,6 +35,7 @@ def compress(
     *,
     example_inputs: ExampleInputs | None = None,
     observer: Observer | None = None,
+    optimizer: Optimizer | None = None,
 ) -> fx.GraphModule:
     """Make the smaller model that computes what the masked one computes.
 
@@ -43,17 +47,21 @@ def compress(
             channels, True = keep.
         example_inputs: For a graph module that has no shapes yet.
         observer: Called after each pass with its name and the graph before and after.
+        optimizer: Of the model before: it moves to the smaller one with its state sliced, so
+            that training goes on where it was. It is the one argument that changes.
 
     Returns:
-        A new GraphModule that shares no tensor with `traced`, with its `.plan`. Names and
-        state-dict keys stay, and the batch size stays free.
+        A new GraphModule that shares no tensor with `traced`, with its `.plan`. Names, state-dict
+        keys, `requires_grad`, train and eval mode and hooks of torch.nn modules stay, and the
+        batch size stays free. Hooks of tensors stay with the old ones.
 
     Raises:
         MaskError: No smaller model does what this mask asks; the message says why.
+        PlanError: The optimizer is of another model, or has state that cannot be sliced.
         TraceError: There are no shapes.
     """
     graph = _analyzed(traced, example_inputs)
-    return shrink(graph, KeptChannels(graph, keep_channels(graph, mask)), observer)
+    return shrink(graph, KeptChannels(graph, keep_channels(graph, mask)), observer, optimizer)
 
 
 def _analyzed(
@@ -65,7 +73,10 @@ def _analyzed(
 
 
 def shrink(
-    graph: DependencyGraph, kept: KeptChannels, observer: Observer | None = None
+    graph: DependencyGraph,
+    kept: KeptChannels,
+    observer: Observer | None = None,
+    optimizer: Optimizer | None = None,
 ) -> fx.GraphModule:
     """Run the passes for a decision that is already checked."""
     plan = make_plan(graph, kept)
@@ -79,6 +90,8 @@ def shrink(
     plan = replace(plan, options=_changed_options(graph, slim), calls=calls_of(slim))
     earlier = getattr(graph.traced, "plan", None)
     vars(slim)["plan"] = plan if earlier is None else earlier.then(plan)
+    if optimizer is not None:
+        follow(optimizer, stored_tensors(graph.traced), stored_tensors(slim), plan.kept)()
     return slim
 
 

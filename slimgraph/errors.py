@@ -27,6 +27,10 @@ class SlimgraphError(Exception):
         return f"{self.message}{place}{hint}"
 
 
+class UnknownOpWarning(UserWarning):
+    """An op has no rule, so the channels it touches stay."""
+
+
 class TraceError(SlimgraphError):
     """The model cannot be traced: its forward fails or branches on data."""
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
+from slimgraph.remedies import SINGLE
+
 Shape = tuple[int, ...]
 
 
@@ -157,7 +159,7 @@ class Ledger:
             self.axes[axis] = Axis(*axis, role, labels, node)
             self.opened.append(self.axes[axis])
             if labels.numel() == 1:
-                self.freeze(self.axes[axis].labels, node, "has a single channel")
+                self.freeze(self.axes[axis].labels, node, SINGLE)
         return self.axes[axis].labels
 
     def place(self, axis: tuple[str, int], labels: Tensor, role: str, node: fx.Node) -> None:

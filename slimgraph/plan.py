@@ -8,72 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.optim import Optimizer
 
 from slimgraph.calls import first_other_call
 from slimgraph.display import Rows, Shown
 from slimgraph.errors import PlanError, SlimgraphError
 from slimgraph.labels import Shape
 from slimgraph.ops import DEFAULT_TABLE
+from slimgraph.optimizers import follow
 from slimgraph.shapes import modules_of, names_of, shallow, stored_tensors
+from slimgraph.slicing import Kept, slice_tensor
 from slimgraph.tracing import ExampleInputs, trace
-
-Kept = tuple[Tensor | None, ...]
-
-
-def slice_tensor(tensor: Tensor, kept: Kept) -> Tensor:
-    """Keep positions of a tensor; the result is a copy of what is left and nothing more.
-
-    Args:
-        tensor: Any tensor.
-        kept: Per dim a vector of positions, a matrix (groups, positions) on dim 1 of a grouped
-            weight, or `None` for all.
-
-    Returns:
-        The kept part, on the same device, in the same dtype and memory format.
-    """
-    source = tensor.detach()
-    given = [None if entry is None else entry.to(source.device) for entry in kept]
-    if all(entry is None for entry in given):
-        return source.clone()
-    rows, *others = given
-    crossed = [entry for entry in others if entry is not None]
-    at_once = max(1, _AT_ONCE // (source[:1].numel() * source.element_size() or 1))
-    if rows is None or len(rows) <= at_once or not crossed or crossed[0].ndim > 1:
-        return _laid_out(_select(source, given), source)
-    shape = [size if k is None else len(k) for size, k in zip(source.shape, given, strict=True)]
-    result = _laid_out(source.new_empty(shape), source)
-    for part, target in zip(rows.split(at_once), result.split(at_once), strict=True):
-        target.copy_(_select(source, [part, *others]))
-    return result
-
-
-# Bytes of rows that are gathered before their columns are: they fit a processor's cache, and a
-# large matrix is sliced without memory beyond the result.
-_AT_ONCE = 1 << 18
-
-
-def _select(tensor: Tensor, kept: Sequence[Tensor | None]) -> Tensor:
-    for dim, index in enumerate(kept):
-        if index is not None:
-            plain = index.ndim == 1
-            tensor = tensor.index_select(dim, index) if plain else _per_group(tensor, index)
-    return tensor
-
-
-def _laid_out(result: Tensor, source: Tensor) -> Tensor:
-    """Give a result the memory format of its source, which torch's selections forget."""
-    wanted = {4: torch.channels_last, 5: torch.channels_last_3d}.get(source.ndim)
-    if source.is_contiguous() or wanted is None or not source.is_contiguous(memory_format=wanted):
-        return result
-    return result.contiguous(memory_format=wanted)
-
-
-def _per_group(weight: Tensor, positions: Tensor) -> Tensor:
-    groups, count = positions.shape
-    rows = weight.reshape(groups, -1, *weight.shape[1:])
-    index = positions.reshape(groups, 1, count, *([1] * (weight.ndim - 2)))
-    index = index.expand(groups, rows.shape[1], count, *weight.shape[2:])
-    return rows.gather(2, index).flatten(0, 1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -139,18 +84,22 @@ class Plan(Shown):
             options[module].update(changed)
         return replace(later, kept=kept, sizes=self.sizes, options=options)
 
-    def apply(self, model: nn.Module) -> nn.Module:
-        """Shrink a fresh instance of the model's own class, in place or not at all.
+    def apply(self, model: nn.Module, optimizer: Optimizer | None = None) -> nn.Module:
+        """Shrink an instance of the model's own class, in place or not at all.
 
         Args:
-            model: An instance with the sizes the plan was made for, on any device.
+            model: An instance with the sizes the plan was made for, on any device, in any dtype.
+            optimizer: Of this model, maybe of others too: its state is sliced likewise and its
+                groups get the new parameters, so that training goes on where it was.
 
         Returns:
-            The same object; parameters are new tensors with their `requires_grad` as before.
+            The same object. What shrinks is a new tensor, with gradient, `requires_grad`, dtype,
+            device and memory format as before; hooks of modules stay, those of tensors do not.
 
         Raises:
-            PlanError: A name is missing or has another shape, or the model's own code has
-                sizes written into it, so that its forward cannot run when smaller.
+            PlanError: A name is missing or has another shape, the model's own code has sizes
+                written into it, so that its forward cannot run when smaller, or the optimizer
+                is of another model or has state that cannot be sliced.
         """
         stored = stored_tensors(model)
         for name in self.kept:
@@ -160,9 +109,14 @@ class Plan(Shown):
         sliced: dict[str, Tensor] = {}
         for name in self.kept:
             new = like(stored[name], slice_tensor(stored[name], self.kept[name]))
+            if (grad := stored[name].grad) is not None:
+                new.grad = slice_tensor(grad, self.kept[name])
             sliced.update(dict.fromkeys(names[id(stored[name])], new))
+        change = None if optimizer is None else follow(optimizer, stored, sliced, self.kept)
         put_all(model, sliced)
         self.resize_modules(model)
+        if change is not None:
+            change()
         return model
 
     def _rehearse(self, model: nn.Module) -> None:
@@ -170,6 +124,7 @@ class Plan(Shown):
         twin = shallow(model, lambda tensor: tensor.to("meta"))
         stored = stored_tensors(model)
         names = names_of(stored)
+        floating = {t.dtype for t in stored.values() if t.is_floating_point()}
         for name in self.kept:
             small = torch.empty(self.new_shape(name), dtype=stored[name].dtype, device="meta")
             put_all(twin, dict.fromkeys(names[id(stored[name])], like(stored[name], small)))
@@ -185,7 +140,7 @@ class Plan(Shown):
         if not self.calls:
             return
         try:
-            traced = trace(twin, _examples(twin, self.inputs), leaves=self.leaves)
+            traced = trace(twin, _examples(twin, self.inputs, floating), leaves=self.leaves)
         except SlimgraphError as error:
             raise PlanError(
                 f"the forward of `{name}` depends on sizes that the plan changes: {error.message}",
@@ -309,9 +264,17 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
         module._buffers[name] = tensor
 
 
-def _examples(model: nn.Module, inputs: Sequence[tuple[str, Shape, str]]) -> ExampleInputs:
-    """Make data-less inputs: by name, as some may have been left out, if the names say it all."""
+def _examples(
+    model: nn.Module, inputs: Sequence[tuple[str, Shape, str]], floating: set[torch.dtype]
+) -> ExampleInputs:
+    """Make data-less inputs: by name, as some may have been left out, if the names say it all.
+
+    A model that computes in one floating dtype gets its inputs in that one.
+    """
     made = {n: torch.empty(s, dtype=getattr(torch, d), device="meta") for n, s, d in inputs}
+    if len(floating) == 1:
+        (own,) = floating
+        made = {n: t.to(own) if t.is_floating_point() else t for n, t in made.items()}
     parameters = inspect.signature(model.forward).parameters
     variadic = inspect.Parameter.VAR_KEYWORD
     takes_all = any(parameter.kind is variadic for parameter in parameters.values())

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
+from torch._library.custom_ops import CustomOpDef
 from torch.utils._pytree import tree_leaves
 
 from slimgraph.errors import DuplicateRuleError
@@ -37,7 +38,8 @@ class Rule:
 
     Attributes:
         names: Canonical op names: `conv2d` stands for `F.conv2d`, `torch.conv2d` and
-            `torch.ops.aten.conv2d.default`; `add` also for `+`, `+=` and `Tensor.add_`.
+            `torch.ops.aten.conv2d.default`; `add` also for `+`, `+=` and `Tensor.add_`. Or the
+            op itself: a function, an autograd function's class, or a `torch.library.custom_op`.
         kind: The word reports use.
         flow: `(site, *arguments) -> value` in the op's own argument order.
         forms: The torch.nn modules that spell the op.
@@ -46,7 +48,7 @@ class Rule:
             same as absent: `(input, removed, *arguments)` computes the op over the kept ones.
     """
 
-    names: tuple[str, ...]
+    names: tuple[Any, ...]
     kind: str
     flow: Callable[..., Any]
     forms: tuple[ModuleForm, ...] = ()
@@ -305,6 +307,15 @@ def canonical(target: Any) -> str:
     return name
 
 
+def name_of(op: Any) -> str:
+    """Return the name of an op that a rule claims by name, or by the op itself."""
+    if isinstance(op, str):
+        return op
+    if isinstance(op, CustomOpDef):
+        return op._qualname.replace("::", ".")
+    return canonical(op)
+
+
 @lru_cache(maxsize=4096)
 def is_pointwise(name: str) -> bool:
     """Ask torch whether an op treats every position on its own."""
@@ -334,10 +345,18 @@ class RuleTable:
         self.by_type: dict[type[nn.Module], tuple[Rule, ModuleForm]] = {}
         for rule in self.rules:
             for name in rule.names:
-                self._claim(self.by_name, name, rule)
+                self._claim(self.by_name, name_of(name), rule)
             for form in rule.forms:
                 for kind in form.types:
                     self._claim(self.by_type, kind, (rule, form))
+
+    def plus(self, *rules: Rule) -> "RuleTable":
+        """Return a table that has further rules.
+
+        Raises:
+            DuplicateRuleError: One of them claims an op that has a rule.
+        """
+        return RuleTable((*self.rules, *rules), self.pointwise)
 
     def _claim(self, table: dict[Any, Any], key: Any, value: Any) -> None:
         if key in table:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
+from torch.optim import Optimizer
 
 from slimgraph.analysis import analyze
 from slimgraph.compress import Observer, shrink
@@ -17,6 +18,7 @@ from slimgraph.importance import check_finite, score
 from slimgraph.kept import KeptChannels
 from slimgraph.mask import Mask, keep_channels
 from slimgraph.plan import Plan
+from slimgraph.rules import Rule, RuleTable
 from slimgraph.select import Budget, select
 from slimgraph.select.budget import Order, check_order
 from slimgraph.tracing import ExampleInputs, ensure_traced, trace
@@ -76,6 +78,8 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     mask: Mapping[str, Any] | None = None,
     observer: Observer | None = None,
     progress: Callable[[str], None] | None = None,
+    optimizer: Optimizer | None = None,
+    rules: RuleTable | Sequence[Rule] = (),
 ) -> SlimResult:
     """Trace, score, choose and compress in one call.
 
@@ -91,11 +95,13 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         order: See `slimgraph.select`.
         round_to: Groups keep a multiple of this many channels, or all.
         max_removed: At most this share of a group's channels leaves.
-        keep: Groups or modules that stay whole.
+        keep: What stays whole, by name; as `freeze` of `analyze`.
         seed: For `random`.
         mask: A decision already made, instead of a budget; see `slimgraph.Mask`.
         observer: Called after each pass with its name and the graph before and after.
         progress: Called with the name of every step when it starts.
+        optimizer: Moves to the smaller model; see `compress`.
+        rules: For ops of your own; see `analyze`.
 
     Raises:
         SlimgraphError: See `trace`, `score`, `select` and `compress`.
@@ -117,7 +123,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     say("trace")
     traced = ensure_traced(model) if example_inputs is None else trace(model, example_inputs)
     say("group channels")
-    graph = analyze(traced)
+    graph = analyze(traced, rules=rules)
     settings: dict[str, Any] = {"budget": given, "criterion": "none", "keep": list(keep)}
     scores = None
     say("choose channels")
@@ -134,7 +140,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         chosen = ~dead_channels(graph)
         settings["criterion"] = "dead channels only"
     say("compress")
-    model = shrink(graph, KeptChannels(graph, chosen), observer)
+    model = shrink(graph, KeptChannels(graph, chosen), observer, optimizer)
     report = graph.to_dict(keep=chosen, scores=scores, settings=settings)
     return SlimResult(model, Mask.of_channels(graph, chosen), vars(model)["plan"], graph, report)
 

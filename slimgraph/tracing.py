@@ -14,6 +14,8 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.utils._pytree import tree_leaves
 
 from slimgraph.errors import SlimgraphError, TraceError
+from slimgraph.functions import recorded_functions
+from slimgraph.optimizers import PRUNED_FROM
 from slimgraph.proxies import ValueTracer, raised_at
 from slimgraph.shapes import place, propagate, shallow
 
@@ -135,7 +137,7 @@ def _trace(
 ) -> fx.GraphModule:
     tracer = ValueTracer(model, args, kwargs, leaves)
     try:
-        with _untouched(model):
+        with _untouched(model), recorded_functions():
             graph = tracer.trace(model)
             graph.eliminate_dead_code(lambda node: "optional" not in node.meta)
             for node in graph.nodes:
@@ -178,7 +180,9 @@ def _settle_pruning(module: nn.Module) -> None:
         module._forward_pre_hooks = OrderedDict(module._forward_pre_hooks)
         del module._forward_pre_hooks[key]
         module.__dict__.pop(name, None)
-        module._parameters[name] = nn.Parameter(pruned, requires_grad=original.requires_grad)
+        made = nn.Parameter(pruned, requires_grad=original.requires_grad)
+        setattr(made, PRUNED_FROM, original)  # the one that an optimizer holds
+        module._parameters[name] = made
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch import nn
 
 import slimgraph as sg
 from slimgraph.errors import PlanError
-from slimgraph.plan import slice_tensor
+from slimgraph.slicing import slice_tensor
 from tests.assertions import assert_same_output
 from tests.laws.strategies import case, legal_masks, traced_batches
 from tests.models import EXAMPLES, build
