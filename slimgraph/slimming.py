@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
 from slimgraph.analysis import analyze
@@ -114,35 +114,42 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     """
     say = progress or (lambda _: None)
     budgets = {"channels": channels, "params": params, "macs": macs}
-    given = {unit: amount for unit, amount in budgets.items() if amount is not None}
-    options: dict[str, Any] = {
-        "order": order, "round_to": round_to, "max_removed": max_removed, "keep": tuple(keep)
+    budget = {unit: amount for unit, amount in budgets.items() if amount is not None}
+    choice: dict[str, Any] = {
+        "criterion": criterion, "normalize": normalize, "order": order, "round_to": round_to,
+        "max_removed": max_removed, "keep": tuple(keep), "seed": seed,
     }  # fmt: skip
-    choice = {**options, "criterion": criterion, "normalize": normalize, "seed": seed}
-    check_choice(choice, has_budget=bool(given), has_mask=mask is not None)
+    check_choice(choice, has_budget=bool(budget), has_mask=mask is not None)
     say("trace")
     traced = ensure_traced(model) if example_inputs is None else trace(model, example_inputs)
     say("group channels")
     graph = analyze(traced, rules=rules)
-    settings: dict[str, Any] = {"budget": given, "criterion": "none", "keep": list(keep)}
-    scores = None
     say("choose channels")
-    if mask is not None:
-        chosen = keep_channels(graph, mask)
-        settings["criterion"] = "the given mask"
-    elif given:
-        budget = Budget.of(**given)
-        scores = score(graph, criterion, normalize=normalize, seed=seed)
-        chosen = select(graph, scores, budget, **options)
-        settings |= {**choice, "keep": list(keep)}
-    else:
-        check_finite(graph)
-        chosen = ~dead_channels(graph)
-        settings["criterion"] = "dead channels only"
+    chosen, scores, settings = _choose(graph, mask, budget, choice)
     say("compress")
     model = shrink(graph, KeptChannels(graph, chosen), observer, optimizer)
     report = graph.to_dict(keep=chosen, scores=scores, settings=settings)
     return SlimResult(model, Mask.of_channels(graph, chosen), vars(model)["plan"], graph, report)
+
+
+def _choose(
+    graph: DependencyGraph,
+    mask: Mapping[str, Any] | None,
+    budget: dict[str, float],
+    choice: dict[str, Any],
+) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
+    """Return which channels stay, their scores if there are any, and how they were chosen."""
+    settings = {"budget": budget, "keep": list(choice["keep"])}
+    if mask is not None:
+        return keep_channels(graph, mask), None, settings | {"criterion": "the given mask"}
+    if not budget:
+        check_finite(graph)
+        return ~dead_channels(graph), None, settings | {"criterion": "dead channels only"}
+    how = dict(choice)
+    scores = score(
+        graph, how.pop("criterion"), normalize=how.pop("normalize"), seed=how.pop("seed")
+    )
+    return select(graph, scores, Budget.of(**budget), **how), scores, choice | settings
 
 
 _IDLE = {
