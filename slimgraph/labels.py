@@ -145,7 +145,7 @@ class Ledger:
     frozen: list[Freeze] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
-    pinned: dict[str, tuple[fx.Node, str]] = field(default_factory=dict)
+    pinned: dict[tuple[str, int | None], tuple[fx.Node, str]] = field(default_factory=dict)
 
     def fresh(self, count: int) -> Tensor:
         """Make new labels."""
@@ -197,13 +197,18 @@ class Ledger:
             for layer in value.layers:
                 self.freeze(layer, node, message)
             if value.parameter is not None:
-                self.pinned[value.parameter] = (node, message)
+                self.pin(value.parameter, None, node, message)
+
+    def pin(self, parameter: str, dim: int | None, node: fx.Node, message: str) -> None:
+        """Keep whatever lies along a dim of a parameter from leaving; `None` stands for all."""
+        self.pinned[parameter, dim] = (node, message)
 
     def close(self) -> None:
         """End the walk: freeze every axis of a parameter that an op needs whole."""
         for axis in list(self.axes.values()):
-            if axis.parameter in self.pinned:
-                self.freeze(axis.labels, *self.pinned[axis.parameter])
+            for dim in (axis.dim, None):
+                if (axis.parameter, dim) in self.pinned:
+                    self.freeze(axis.labels, *self.pinned[axis.parameter, dim])
 
     def block(
         self,

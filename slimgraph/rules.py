@@ -1,7 +1,7 @@
 """Rules say how channels flow through one family of ops; a table finds the rule of a node."""
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -82,11 +82,11 @@ class Site:
         """Make the node's result from layers of its shape."""
         return Value(self.shape, layers, node=self.node)
 
-    def layers(self, value: Value) -> tuple[Tensor, ...]:
-        """Return a value's layers; each dim of a bare parameter carries channels."""
+    def layers(self, value: Value, without: Container[int] = ()) -> tuple[Tensor, ...]:
+        """Return a value's layers; each dim of a bare parameter, but some, carries channels."""
         if value.parameter is None:
             return value.layers
-        dims = [dim for dim, size in enumerate(value.shape) if size > 1]
+        dims = [dim for dim, size in enumerate(value.shape) if size > 1 and dim not in without]
         return tuple(along(self.open(value, dim), dim, value.shape) for dim in dims)
 
     def carried(self, value: Value) -> Value:
@@ -270,8 +270,13 @@ class Call:
     def groups_left(self) -> int | None:
         """Return the groups left in the weight of a convolution; `None` if all are."""
         given = self.node.args[1] if len(self.node.args) > 1 else self.node.kwargs.get("weight")
-        name = self.kept.value(given).parameter if isinstance(given, fx.Node) else self.weight
-        return None if name is None else self.kept.groups(name)
+        if not isinstance(given, fx.Node):
+            return None if self.weight is None else self.kept.groups(self.weight)
+        weight = self.kept.value(given)
+        if weight.parameter is not None:
+            return self.kept.groups(weight.parameter)
+        depthwise = self.get(6, "groups", 1) == weight.shape[0]
+        return self.kept.shape(given)[0] if depthwise else None
 
 
 def compute(graph: fx.Graph, function: Callable[..., Any], *args: Any) -> fx.Node:

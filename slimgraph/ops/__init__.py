@@ -3,12 +3,16 @@
 from slimgraph.ops import (
     contraction,
     convolution,
+    creation,
     elementwise,
+    embedding,
+    indexing,
     linear,
     movement,
     normalization,
     pooling,
     reduction,
+    sampling,
 )
 from slimgraph.rules import Rule, RuleTable
 
@@ -21,6 +25,10 @@ FAMILIES = (
     pooling,
     reduction,
     movement,
+    indexing,
+    creation,
+    embedding,
+    sampling,
 )
 
 

@@ -26,7 +26,9 @@ LITERAL = {
     "functional norms", "torch.nn.utils.prune", "squeeze", "functional grouped", "shuffle",
     "sizes added",
     *attention.EXAMPLES,
-    "mean over channels", "local response norm", "CBAM",
+    "mean over channels", "local response norm", "CBAM", "picked channels", "picked tokens",
+    "zeros made in forward", "spatial transformer", "blur", "split attention",
+    "pixel shuffle in one dimension",
 }  # fmt: skip
 
 

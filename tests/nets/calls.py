@@ -232,7 +232,7 @@ EXAMPLES = {
     "inputs by name": Example(Optional, {"a": 8}, _named),
     "nested outputs": Example(Outputs, {"stem": 8, "mid": 6}),
     "unknown op": Example(Unknown, {"stem": 8, "after": 4}),
-    "tied embedding": Example(Tied, {}, _words),
+    "tied embedding": Example(Tied, {"embed": 8}, _words),
     "tied convolutions": Example(TiedConvolutions, {"a": 8, "c": 6}),
     "tied and transposed": Example(
         AutoEncoder,
@@ -247,7 +247,7 @@ EXAMPLES = {
     "torch.nn.utils.prune": Example(Pruned, {"stem": 8, "mid": 6}),
     "weight norm": Example(SpectralNorm, {}),
     "learned query": Example(LearnedQuery, {"stem": 8, "mid": 6}, _rows, other=None),
-    "constants": Example(Constant, {"stem": 8}, keeps_zero=False),
+    "constants": Example(Constant, {"stem": 8, "mid": 6}, keeps_zero=False),
     "written in place": Example(InPlaceView, {"stem": 8}),
     "nested modules": Example(Nested, {"items.0": 8, "items.1.x": 8}),
     "nothing to remove": Example(NothingToRemove, {}),
