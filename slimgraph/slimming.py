@@ -5,15 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from slimgraph.analysis import analyze
 from slimgraph.compress import Observer, shrink
-from slimgraph.dead import dead_channels
+from slimgraph.dead import find_dead
 from slimgraph.display import Rows, Shown
+from slimgraph.effects import Effect, find_effects
 from slimgraph.errors import BudgetError
 from slimgraph.graph import DependencyGraph
 from slimgraph.importance import check_finite, score
+from slimgraph.keeping import Semantics, check_semantics, effects_of_mask
 from slimgraph.kept import KeptChannels
 from slimgraph.mask import Mask, keep_channels
 from slimgraph.plan import Plan
@@ -74,6 +76,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     keep: Sequence[str] = (),
     seed: int = 0,
     mask: Mapping[str, Any] | None = None,
+    constants: Semantics | None = None,
     observer: Observer | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> SlimResult:
@@ -85,7 +88,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         channels: Budget: the share, or the int number, of prunable channels that remains.
         params: Budget in parameters.
         macs: Budget in multiply-accumulates. Without any budget only dead channels leave,
-            which changes no output.
+            those that are constant among them, which changes no output.
         criterion: `l1`, `l2`, `bn_scale`, `oicsr` or `random`.
         normalize: See `slimgraph.score`.
         order: See `slimgraph.select`.
@@ -94,6 +97,8 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         keep: Groups or modules that stay whole.
         seed: For `random`.
         mask: A decision already made, instead of a budget; see `slimgraph.Mask`.
+        constants: What a channel that leaves counts as; see `compress`. By default "zero" with a
+            mask or a budget. Without, "keep", and "zero" spares constants other than zero.
         observer: Called after each pass with its name and the graph before and after.
         progress: Called with the name of every step when it starts.
 
@@ -114,29 +119,52 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     }  # fmt: skip
     choice = {**options, "criterion": criterion, "normalize": normalize, "seed": seed}
     check_choice(choice, has_budget=bool(given), has_mask=mask is not None)
+    check_semantics(constants or "zero")
     say("trace")
     traced = ensure_traced(model) if example_inputs is None else trace(model, example_inputs)
     say("group channels")
     graph = analyze(traced)
     settings: dict[str, Any] = {"budget": given, "criterion": "none", "keep": list(keep)}
-    scores = None
+    chosen = scores = None
     say("choose channels")
     if mask is not None:
         chosen = keep_channels(graph, mask)
         settings["criterion"] = "the given mask"
     elif given:
-        budget = Budget.of(**given)
         scores = score(graph, criterion, normalize=normalize, seed=seed)
-        chosen = select(graph, scores, budget, **options)
+        chosen = select(graph, scores, Budget.of(**given), **options)
         settings |= {**choice, "keep": list(keep)}
     else:
-        check_finite(graph)
-        chosen = ~dead_channels(graph)
         settings["criterion"] = "dead channels only"
+    settings["constants"] = constants = constants or ("keep" if chosen is None else "zero")
+    kept, effects = _decided(graph, chosen, constants)
     say("compress")
-    model = shrink(graph, KeptChannels(graph, chosen), observer)
-    report = graph.to_dict(keep=chosen, scores=scores, settings=settings)
-    return SlimResult(model, Mask.of_channels(graph, chosen), vars(model)["plan"], graph, report)
+    report = graph.to_dict(keep=kept.channels, scores=scores, settings=settings)
+    return _result(graph, kept, shrink(graph, kept, observer, effects), report)
+
+
+def _result(
+    graph: DependencyGraph, kept: KeptChannels, model: fx.GraphModule, report: dict[str, Any]
+) -> SlimResult:
+    """Put the result together; constants may need numbers that the model did not have."""
+    known = {name for name, _ in graph.traced.named_parameters(remove_duplicate=False)}
+    added = (tensor for name, tensor in model.named_parameters() if name not in known)
+    report["totals"]["after"]["params"] += sum(tensor.numel() for tensor in added)
+    whole = Mask.of_channels(graph, kept.channels)
+    return SlimResult(model, whole, vars(model)["plan"], graph, report)
+
+
+def _decided(
+    graph: DependencyGraph, chosen: Tensor | None, constants: Semantics
+) -> tuple[KeptChannels, tuple[Effect, ...]]:
+    """Check what was chosen, or find what loses nothing; and what consumers are to get of it."""
+    if chosen is not None:
+        kept = KeptChannels(graph, chosen)
+        return kept, effects_of_mask(kept, constants)
+    check_finite(graph)
+    dead = find_dead(graph, constants)
+    kept = KeptChannels(graph, ~dead.channels)
+    return kept, find_effects(kept, dead.constants, proven=True)
 
 
 _IDLE = {

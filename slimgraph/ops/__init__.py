@@ -3,6 +3,7 @@
 from slimgraph.ops import (
     contraction,
     convolution,
+    creation,
     elementwise,
     linear,
     movement,
@@ -21,6 +22,7 @@ FAMILIES = (
     pooling,
     reduction,
     movement,
+    creation,
 )
 
 
