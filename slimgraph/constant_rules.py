@@ -6,7 +6,7 @@ position is unknown.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from slimgraph.labels import compact, varying
 from slimgraph.rules import canonical
+from slimgraph.shapes import attribute
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,32 @@ class Settings:
     def shape(self) -> tuple[int, ...]:
         """The shape of the result."""
         return tuple(self.node.meta["val"].shape)
+
+
+def batch_norm_tensors(node: fx.Node, name: str, model: fx.GraphModule) -> Any:
+    """Return mean, variance, scale, shift and epsilon of a norm; `None` if one is not stored."""
+    if node.op == "call_module":
+        module: Any = model.get_submodule(str(node.target))
+        found = [module.running_mean, module.running_var, module.weight, module.bias]
+        eps = module.eps
+    else:
+        given = [a for a in node.args[1:5] if isinstance(a, fx.Node) and a.op == "get_attr"]
+        if len(given) != 4:
+            return None
+        found = [attribute(model, str(a.target)) for a in given]
+        if name.startswith("aten."):
+            found = [*found[2:], *found[:2]]
+        eps = float(node.kwargs.get("eps", node.args[7] if len(node.args) > 7 else 1e-5))  # type: ignore[arg-type]
+    if found[0] is None or found[1] is None:
+        return None
+    doubles = [None if t is None else t.detach().double().cpu() for t in found]
+    return (*doubles, eps)
+
+
+def trains(node: fx.Node) -> bool:
+    """Return whether a functional batch norm uses the statistics of the batch."""
+    training = node.args[5] if len(node.args) > 5 else node.kwargs.get("training", False)
+    return node.op != "call_module" and training is not False
 
 
 def normalized(known: Tensor, module: Any, blocks: int) -> Tensor:
@@ -112,6 +139,20 @@ def reduced(source: Tensor, name: str, given: Any, *, keepdim: bool) -> Tensor |
         whole = {dim % source.ndim for dim in dims}.issubset(varying(source))
         return (small if whole else _zeros(small)).sum(tuple(dims), keepdim=keepdim)
     return None
+
+
+def joined(
+    layers: Sequence[Tensor], join: Callable[..., Tensor], dim: int, shape: Sequence[int]
+) -> Tensor:
+    """Join constants along a dim; dims along which none of them varies stay short."""
+    dim %= len(shape)
+    used = {d for layer in layers for d in varying(layer)}
+    used |= {dim} if join is torch.cat else set()
+    short = [
+        layer[tuple(slice(None) if d in used else slice(0, 1) for d in range(layer.ndim))]
+        for layer in layers
+    ]
+    return join(short, dim).expand(tuple(shape))
 
 
 def _padded(source: Tensor, settings: Settings) -> Tensor:

@@ -158,7 +158,7 @@ class Constants:
         return along(constant_rules.normalized(known, module, blocks), 1, shape)
 
     def _batch_norm(self, node: fx.Node, name: str) -> Tensor | None:
-        stored = self._batch_norm_tensors(node, name)
+        stored = constant_rules.batch_norm_tensors(node, name, self.model)
         if stored is None:
             return None
         mean, variance, weight, bias, eps = stored
@@ -167,7 +167,7 @@ class Constants:
         shift = torch.zeros_like(mean) if bias is None else bias.double()
         source = self._known(node.args[0])
         known = torch.full_like(mean, torch.nan)
-        if source is not None and not _trains(node):
+        if source is not None and not constant_rules.trains(node):
             known = self._vector(source)
         result = (known - mean) / (variance + eps).sqrt() * scale + shift
         return along(torch.where(scale == 0, shift, result).cpu(), 1, shape)
@@ -177,24 +177,6 @@ class Constants:
         rows = compact(known).movedim(1, 0).flatten(1)
         rows = rows.expand(known.shape[1], rows.shape[1])
         return torch.where((rows == rows[:, :1]).all(1), rows[:, 0], torch.nan)
-
-    def _batch_norm_tensors(self, node: fx.Node, name: str) -> Any:
-        if node.op == "call_module":
-            module: Any = self.model.get_submodule(str(node.target))
-            found = [module.running_mean, module.running_var, module.weight, module.bias]
-            eps = module.eps
-        else:
-            given = [a for a in node.args[1:5] if isinstance(a, fx.Node) and a.op == "get_attr"]
-            if len(given) != 4:
-                return None
-            found = [attribute(self.model, str(a.target)) for a in given]
-            if name.startswith("aten."):
-                found = [*found[2:], *found[:2]]
-            eps = float(node.kwargs.get("eps", node.args[7] if len(node.args) > 7 else 1e-5))  # type: ignore[arg-type]
-        if found[0] is None or found[1] is None:
-            return None
-        doubles = [None if t is None else t.detach().double().cpu() for t in found]
-        return (*doubles, eps)
 
     def _known(self, argument: Any) -> Tensor | None:
         if not isinstance(argument, fx.Node):
@@ -256,7 +238,7 @@ class Constants:
     def _moved(self, node: fx.Node, name: str) -> Any:
         mixed = constant_rules.MIXES.get(name.replace("_", ""))
         if mixed is not None:
-            return mixed(self._layer(_first(node)), self._settings(node))
+            return mixed(self._spread(_first(node)), self._settings(node))
         if node.op == "call_module":
             module = self.model.get_submodule(str(node.target))
             return self._movement(node) if isinstance(module, _MODULE_MOVES) else None
@@ -289,6 +271,14 @@ class Constants:
         layer = torch.tensor(torch.nan, dtype=torch.float64) if known is None else known
         return layer.expand(node.meta["val"].shape)
 
+    def _spread(self, node: fx.Node) -> Tensor:
+        """Return the same, varying along every dim that carries channels."""
+        layer = self._layer(node)
+        found = self.graph.values[node].layers if self.graph.values[node] is not None else ()
+        dims = {dim for labels in (*found, layer) for dim in varying(labels)}
+        index = tuple(slice(None if dim in dims else 1) for dim in range(layer.ndim))
+        return layer[index].clone(memory_format=torch.contiguous_format).expand(layer.shape)
+
     def _comparable(self, node: fx.Node) -> Tensor:
         """Return the same with infinity for unknown, which is equal to itself."""
         layer = self._layer(node)
@@ -305,15 +295,7 @@ class Constants:
             if len(node.args) > 1
             else node.kwargs.get("dim", node.kwargs.get("axis", 0))
         )
-        shape = node.meta["val"].shape
-        dim %= len(shape)
-        used = {d for layer in layers for d in varying(layer)}
-        used |= {dim} if join is torch.cat else set()
-        short = [
-            layer[tuple(slice(None) if d in used else slice(0, 1) for d in range(layer.ndim))]
-            for layer in layers
-        ]
-        return join(short, dim).expand(shape)
+        return constant_rules.joined(layers, join, dim, node.meta["val"].shape)
 
     def _settings(self, node: fx.Node) -> constant_rules.Settings:
         module = None
@@ -385,9 +367,3 @@ def _small(known: Tensor | None, node: fx.Node) -> Tensor:
     if known is None:
         return torch.full([1] * len(shape), torch.nan, dtype=torch.float64)
     return compact(known) if known.shape == shape else known
-
-
-def _trains(node: fx.Node) -> bool:
-    """Return whether a functional batch norm uses the statistics of the batch."""
-    training = node.args[5] if len(node.args) > 5 else node.kwargs.get("training", False)
-    return node.op != "call_module" and training is not False

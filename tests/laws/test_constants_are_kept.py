@@ -16,6 +16,7 @@ from slimgraph.errors import PlanError, VaryingChannelError
 from tests.assertions import assert_independent, assert_same_output, random_mask
 from tests.laws.strategies import case, legal_masks
 from tests.models import EXAMPLES, build
+from tests.nets import attention
 from tests.nets.grown import grow, grown
 
 SHRINKING = [name for name, example in EXAMPLES.items() if example.groups]
@@ -25,7 +26,9 @@ VARYING = {
     "concat along the height", "concat along the batch", "spatial attention", "pixel shuffle",
     "standardized weight", "scaled weight", "each channel on its own", "decoder", "unflatten",
     "one channel by itself", "split off one channel", "sum of products", "group norms",
-    "functional norms", "softmax", "tied and transposed", "written in place",
+    "functional norms", "layer norm", "softmax", "tied and transposed", "written in place",
+    "mean over channels", "extremes over channels", "product over channels", "CBAM",
+    "norms over channels", "local response norm", *attention.EXAMPLES,
 }  # fmt: skip
 NOT_FINITE = {"standardized weight"}  # once a filter is zero, before anything has left
 NOT_SAVED = {"unknown op"}
