@@ -102,3 +102,25 @@ def test_bias_and_carrier_have_the_precision_of_the_model(dtype: torch.dtype) ->
     x = torch.randn(2, 3, 8, 8, dtype=dtype)
     masked = sg.masked(traced, MASK | {"2": [0, 1, 1, 1]}, constants="keep")
     torch.testing.assert_close(slim(x), masked(x))
+
+
+def test_even_a_zero_takes_part_in_the_statistics_of_a_layer_norm() -> None:
+    layers = nn.Linear(3, 8, bias=False), nn.LayerNorm(8), nn.Linear(8, 2)
+    traced = sg.trace(randomized(nn.Sequential(*layers)), torch.randn(2, 3, dtype=torch.double))
+    with pytest.raises(VaryingChannelError, match="statistics where `%_1` reads it"):
+        sg.compress(traced, MASK, constants="keep")
+
+
+@pytest.mark.parametrize("dims", [(1,), (1, 2, 3)])
+def test_a_mean_over_channels_still_counts_the_constants(dims: tuple[int, ...]) -> None:
+    class Averaged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module("0", conv(3, 8))
+            self.head = conv(1, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.sigmoid(self.get_submodule("0")(x))
+            return self.head(x.mean(dims, keepdim=True) * x.sum(dims, keepdim=True))
+
+    assert_kept(Averaged())
