@@ -4,12 +4,14 @@ from slimgraph.pass_manager import Pass
 from slimgraph.passes.eliminate_dead_nodes import EliminateDeadNodes
 from slimgraph.passes.eliminate_identity import EliminateIdentity
 from slimgraph.passes.fold_batch_norm import FoldBatchNorm
+from slimgraph.passes.fold_constants import FoldConstants
 from slimgraph.passes.resize_literals import ResizeLiterals
 from slimgraph.passes.slice_parameters import SliceParameters
 
 ALL: tuple[type[Pass], ...] = (
     ResizeLiterals,
     SliceParameters,
+    FoldConstants,
     EliminateIdentity,
     FoldBatchNorm,
     EliminateDeadNodes,
@@ -22,6 +24,7 @@ __all__ = [
     "EliminateDeadNodes",
     "EliminateIdentity",
     "FoldBatchNorm",
+    "FoldConstants",
     "ResizeLiterals",
     "SliceParameters",
 ]

@@ -73,6 +73,9 @@ def export(
         typer.Option(help="Group, module, parameter to keep whole; `*` matches."),
     ] = None,
     seed: Annotated[int, typer.Option(help="For `--criterion random`.")] = 0,
+    constants: Annotated[
+        str | None, typer.Option(help="zero or keep: what a channel that leaves counts as.")
+    ] = None,
     input_shape: InputShape = None,
     arch: Arch = None,
     trust_pickle: TrustPickle = False,
@@ -99,6 +102,7 @@ def export(
         model=model,
         onnx=onnx,
         mask=mask,
+        constants=constants,
         budget={unit: _amount(unit, text) for unit, text in budgets.items() if text is not None},
         choice={
             "criterion": criterion,

@@ -11,13 +11,16 @@ from torch.optim import Optimizer
 
 from slimgraph.analysis import analyze
 from slimgraph.calls import calls_of
+from slimgraph.effects import Effect
 from slimgraph.errors import PostconditionError
 from slimgraph.graph import DependencyGraph
+from slimgraph.keeping import Semantics, check_semantics, effects_of_mask
 from slimgraph.kept import KeptChannels
 from slimgraph.labels import Value, compact, restride
 from slimgraph.mask import keep_channels
 from slimgraph.optimizers import follow
 from slimgraph.pass_manager import Pipeline, clone
+from slimgraph.passes.fold_constants import FoldConstants
 from slimgraph.passes.resize_literals import ResizeLiterals
 from slimgraph.passes.slice_parameters import SliceParameters
 from slimgraph.plan import Plan
@@ -25,6 +28,7 @@ from slimgraph.rules import RuleTable
 from slimgraph.shapes import modules_of, names_of, place, propagate, stored_tensors
 from slimgraph.slicing import Kept
 from slimgraph.tracing import ExampleInputs, ensure_traced
+from slimgraph.zeroing import switched_off
 
 Observer = Callable[[str, fx.GraphModule, fx.GraphModule], None]
 
@@ -33,6 +37,7 @@ def compress(
     traced: fx.GraphModule | DependencyGraph,
     mask: Mapping[str, Any],
     *,
+    constants: Semantics = "zero",
     example_inputs: ExampleInputs | None = None,
     observer: Observer | None = None,
     optimizer: Optimizer | None = None,
@@ -45,6 +50,8 @@ def compress(
             changed.
         mask: `slimgraph.Mask`, or a dict from group or module name to a bool tensor over its
             channels, True = keep.
+        constants: What a removed channel counts as: "zero", or, with "keep", the constant that it
+            is once its scale is zero and its shift is what it was; see `masked`.
         example_inputs: For a graph module that has no shapes yet.
         observer: Called after each pass with its name and the graph before and after.
         optimizer: Of the model before: it moves to the smaller one with its state sliced, so
@@ -60,8 +67,10 @@ def compress(
         PlanError: The optimizer is of another model, or has state that cannot be sliced.
         TraceError: There are no shapes.
     """
+    check_semantics(constants)
     graph = _analyzed(traced, example_inputs)
-    return shrink(graph, KeptChannels(graph, keep_channels(graph, mask)), observer, optimizer)
+    kept = KeptChannels(graph, keep_channels(graph, mask))
+    return shrink(graph, kept, observer, effects_of_mask(kept, constants), optimizer)
 
 
 def _analyzed(
@@ -76,18 +85,20 @@ def shrink(
     graph: DependencyGraph,
     kept: KeptChannels,
     observer: Observer | None = None,
+    effects: tuple[Effect, ...] = (),
     optimizer: Optimizer | None = None,
 ) -> fx.GraphModule:
     """Run the passes for a decision that is already checked."""
     plan = make_plan(graph, kept)
-    pipeline = Pipeline(
-        (ResizeLiterals(kept, graph.rules), SliceParameters(plan)), observer=observer
-    )
+    fold = FoldConstants(effects)
+    steps = (ResizeLiterals(kept, graph.rules), SliceParameters(plan), fold)
+    pipeline = Pipeline(steps if effects else steps[:2], observer=observer)
     slim = pipeline.run(graph.traced)
     inputs = [node for node in graph.traced.graph.nodes if node.op == "placeholder"]
     propagate(slim, *(node.meta["val"] for node in inputs))
     _check_shapes(slim, kept)
-    plan = replace(plan, options=_changed_options(graph, slim), calls=calls_of(slim))
+    options = _changed_options(graph, slim)
+    plan = replace(plan, options=options, calls=calls_of(slim), **fold.recorded(slim))
     earlier = getattr(graph.traced, "plan", None)
     vars(slim)["plan"] = plan if earlier is None else earlier.then(plan)
     if optimizer is not None:
@@ -148,6 +159,7 @@ def masked(
     traced: fx.GraphModule | DependencyGraph,
     mask: Mapping[str, Any],
     *,
+    constants: Semantics = "zero",
     example_inputs: ExampleInputs | None = None,
 ) -> fx.GraphModule:
     """Make the reference: all sizes as before, removed channels ignored by every consumer.
@@ -159,6 +171,9 @@ def masked(
     Args:
         traced: As for `compress`.
         mask: As for `compress`.
+        constants: With "keep", nothing is ignored; instead the last scale of each removed channel
+            (of the BatchNorm that alone reads its convolution or linear layer, else of that
+            layer's weight) is zero, while its shift stays.
         example_inputs: As for `compress`.
 
     Returns:
@@ -167,8 +182,11 @@ def masked(
     Raises:
         MaskError: As for `compress`.
     """
+    check_semantics(constants)
     graph = _analyzed(traced, example_inputs)
     kept = KeptChannels(graph, keep_channels(graph, mask))
+    if constants == "keep":
+        return switched_off(kept)
     result = clone(graph.traced)
     twins = {node.name: node for node in result.graph.nodes}
     for index, read in enumerate(graph.ledger.reads):

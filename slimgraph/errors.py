@@ -79,6 +79,10 @@ class UnevenBlocksError(MaskError):
     """A mask that keeps different numbers of channels in blocks that must stay equal."""
 
 
+class VaryingChannelError(MaskError):
+    """A mask that removes a channel whose effect, to be kept, is not one of a constant."""
+
+
 class BudgetError(SlimgraphError):
     """A budget that makes no sense or cannot be met."""
 

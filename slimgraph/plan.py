@@ -16,7 +16,9 @@ from slimgraph.errors import PlanError, SlimgraphError
 from slimgraph.labels import Shape
 from slimgraph.ops import DEFAULT_TABLE
 from slimgraph.optimizers import follow
+from slimgraph.positions import check_positions, composed
 from slimgraph.shapes import modules_of, names_of, shallow, stored_tensors
+from slimgraph.shifts import check_shifts, shift_all, shifts_of_both
 from slimgraph.slicing import Kept, slice_tensor
 from slimgraph.tracing import ExampleInputs, trace
 
@@ -33,6 +35,8 @@ class Plan(Shown):
         inputs: Shape and dtype of the example inputs, by name.
         calls: What the compressed model calls on them; see `slimgraph.calls`.
         leaves: Submodules that the traced model calls as one node each.
+        shifts: Names of biases, some of them new, to what they get of constants that left.
+        carriers: Where constants need nodes that only the compressed GraphModule has.
     """
 
     kept: Mapping[str, Kept]
@@ -41,6 +45,8 @@ class Plan(Shown):
     inputs: tuple[tuple[str, Shape, str], ...] = ()
     calls: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
+    shifts: Mapping[str, Tensor] = field(default_factory=dict)
+    carriers: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Say it in one line."""
@@ -55,6 +61,8 @@ class Plan(Shown):
 
     def new_shape(self, name: str) -> Shape:
         """Return the shape of a parameter or buffer after the plan."""
+        if name not in self.sizes:  # a bias that the plan adds
+            return tuple(self.shifts[name].shape)
         kept = self.kept.get(name, (None,) * len(self.sizes[name]))
         shape = [
             size if k is None else k.shape[-1]
@@ -76,13 +84,20 @@ class Plan(Shown):
                 )
         kept = dict(self.kept)
         for name, entries in later.kept.items():
+            if name not in self.sizes:  # what this plan adds, the model it is made for lacks
+                continue
             earlier = self.kept.get(name, (None,) * len(entries))
-            kept[name] = _composed(earlier, entries, self.sizes.get(name, later.sizes[name]))
+            kept[name] = composed(earlier, entries, self.sizes[name])
         both = [*self.options.items(), *later.options.items()]
         options: dict[str, dict[str, Any]] = {module: {} for module, _ in both}
         for module, changed in both:
             options[module].update(changed)
-        return replace(later, kept=kept, sizes=self.sizes, options=options)
+        shifts = shifts_of_both(self.shifts, later.shifts, later.kept)
+        carriers = (*self.carriers, *later.carriers)
+        sizes = self.sizes
+        return replace(
+            later, kept=kept, sizes=sizes, options=options, shifts=shifts, carriers=carriers
+        )
 
     def apply(self, model: nn.Module, optimizer: Optimizer | None = None) -> nn.Module:
         """Shrink an instance of the model's own class, in place or not at all.
@@ -104,6 +119,7 @@ class Plan(Shown):
         stored = stored_tensors(model)
         for name in self.kept:
             _check_shape(name, stored.get(name), self.sizes[name])
+        check_shifts(model, self.shifts.keys(), self.sizes.keys(), self.carriers)
         self._rehearse(model)
         names = names_of(stored)
         sliced: dict[str, Tensor] = {}
@@ -115,6 +131,7 @@ class Plan(Shown):
         change = None if optimizer is None else follow(optimizer, stored, sliced, self.kept)
         put_all(model, sliced)
         self.resize_modules(model)
+        shift_all(model, self.shifts)
         if change is not None:
             change()
         return model
@@ -181,12 +198,14 @@ class Plan(Shown):
             for dim, positions in enumerate(entries)
             if positions is not None
         }
+        tensors |= {f"{name}+": shift.contiguous() for name, shift in self.shifts.items()}
         payload = {
             "sizes": {name: list(shape) for name, shape in self.sizes.items()},
             "options": {name: dict(changed) for name, changed in self.options.items()},
             "inputs": [[name, list(shape), dtype] for name, shape, dtype in self.inputs],
             "calls": list(self.calls),
             "leaves": list(self.leaves),
+            "carriers": list(self.carriers),
         }
         return payload, tensors
 
@@ -201,10 +220,14 @@ class Plan(Shown):
             sizes = {name: tuple(shape) for name, shape in payload["sizes"].items()}
             inputs = tuple((n, tuple(shape), dtype) for n, shape, dtype in payload["inputs"])
             kept: dict[str, list[Tensor | None]] = {}
+            shifts = {key[:-1]: shift for key, shift in tensors.items() if key.endswith("+")}
             for key, positions in tensors.items():
+                if key.endswith("+"):
+                    continue
                 name, _, dim = key[:-1].rpartition("[")
                 kept.setdefault(name, [None] * len(sizes[name]))[int(dim)] = positions
             calls, leaves = (tuple(map(str, payload[key])) for key in ("calls", "leaves"))
+            carriers = tuple(map(str, payload.get("carriers", ())))
             options = {
                 name: {key: _setting(value) for key, value in changed.items()}
                 for name, changed in payload["options"].items()
@@ -212,9 +235,9 @@ class Plan(Shown):
         except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise PlanError(f"the data does not describe a plan: {error!r}") from error
         for name, entries in kept.items():
-            _check_positions(name, entries, sizes[name])
+            check_positions(name, entries, sizes[name])
         done = {name: tuple(entries) for name, entries in kept.items()}
-        return cls(done, sizes, options, inputs, calls, leaves)
+        return cls(done, sizes, options, inputs, calls, leaves, shifts, carriers)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as safetensors."""
@@ -305,36 +328,3 @@ def _check_shape(name: str, tensor: Tensor | None, shape: Shape) -> None:
             f"`{name}` has shape {tuple(tensor.shape)}, the plan was made for {tuple(shape)}",
             hint="apply the plan to a fresh, unpruned instance",
         )
-
-
-def _check_positions(name: str, entries: list[Tensor | None], shape: Shape) -> None:
-    for positions, size in zip(entries, shape, strict=True):
-        if positions is None:
-            continue
-        bad = positions.dtype != torch.long or positions.ndim not in (1, 2) or not positions.numel()
-        if bad or int(positions.min()) < 0 or int(positions.max()) >= size:
-            raise PlanError(f"the kept positions of `{name}` do not fit its shape {shape}")
-
-
-def _composed(first: Kept, later: Kept, shape: Shape) -> Kept:
-    """Index what was kept by what is kept of it."""
-    result: list[Tensor | None] = []
-    for dim, (one, two) in enumerate(zip(first, later, strict=True)):
-        if one is not None and one.ndim > 1:
-            before = first[1 - dim]
-            full = shape[1 - dim] if before is None else len(before)
-            rows = one[_rows(later[1 - dim], full, one.shape[0])]
-            if two is not None:  # a vector once a single group was left
-                rows = rows[:, two] if two.ndim == 1 else rows.gather(1, two)
-            result.append(rows)
-        else:
-            result.append(one if two is None else two if one is None else one[two])
-    return tuple(result)
-
-
-def _rows(later: Tensor | None, full: int, groups: int) -> Tensor:
-    """Find which groups of a grouped weight a plan leaves, from its kept positions of dim 0."""
-    if later is None:
-        return torch.arange(groups)
-    rows: Tensor = (later // (full // groups)).unique()
-    return rows

@@ -58,13 +58,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One node as a rule sees it: its result's shape, and the ledger to write into.
-
-    Attributes:
-        node: The node in the traced graph.
-        ledger: What rules write down.
-        values: What is known of the nodes before it.
-    """
+    """One node as a rule sees it, with the ledger to write into and the values before it."""
 
     node: fx.Node
     ledger: Ledger

@@ -10,11 +10,13 @@ from torch.optim import Optimizer
 
 from slimgraph.analysis import analyze
 from slimgraph.compress import Observer, shrink
-from slimgraph.dead import dead_channels
+from slimgraph.dead import find_dead
 from slimgraph.display import Rows, Shown
+from slimgraph.effects import Effect, find_effects
 from slimgraph.errors import BudgetError
 from slimgraph.graph import DependencyGraph
 from slimgraph.importance import check_finite, score
+from slimgraph.keeping import Semantics, check_semantics, effects_of_mask
 from slimgraph.kept import KeptChannels
 from slimgraph.mask import Mask, keep_channels
 from slimgraph.plan import Plan
@@ -76,6 +78,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     keep: Sequence[str] = (),
     seed: int = 0,
     mask: Mapping[str, Any] | None = None,
+    constants: Semantics | None = None,
     observer: Observer | None = None,
     progress: Callable[[str], None] | None = None,
     optimizer: Optimizer | None = None,
@@ -89,7 +92,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         channels: Budget: the share, or the int number, of prunable channels that remains.
         params: Budget in parameters.
         macs: Budget in multiply-accumulates. Without any budget only dead channels leave,
-            which changes no output.
+            those that are constant among them, which changes no output.
         criterion: `l1`, `l2`, `bn_scale`, `oicsr` or `random`.
         normalize: See `slimgraph.score`.
         order: See `slimgraph.select`.
@@ -98,6 +101,8 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         keep: What stays whole, by name; as `freeze` of `analyze`.
         seed: For `random`.
         mask: A decision already made, instead of a budget; see `slimgraph.Mask`.
+        constants: What a channel that leaves counts as; see `compress`. By default "zero" with a
+            mask or a budget. Without, "keep", and "zero" spares constants other than zero.
         observer: Called after each pass with its name and the graph before and after.
         progress: Called with the name of every step when it starts.
         optimizer: Moves to the smaller model; see `compress`.
@@ -120,16 +125,42 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         "max_removed": max_removed, "keep": tuple(keep), "seed": seed,
     }  # fmt: skip
     check_choice(choice, has_budget=bool(budget), has_mask=mask is not None)
+    check_semantics(constants or "zero")
     say("trace")
     traced = ensure_traced(model) if example_inputs is None else trace(model, example_inputs)
     say("group channels")
     graph = analyze(traced, rules=rules)
     say("choose channels")
     chosen, scores, settings = _choose(graph, mask, budget, choice)
+    settings["constants"] = constants = constants or ("keep" if chosen is None else "zero")
+    kept, effects = _decided(graph, chosen, constants)
     say("compress")
-    model = shrink(graph, KeptChannels(graph, chosen), observer, optimizer)
-    report = graph.to_dict(keep=chosen, scores=scores, settings=settings)
-    return SlimResult(model, Mask.of_channels(graph, chosen), vars(model)["plan"], graph, report)
+    report = graph.to_dict(keep=kept.channels, scores=scores, settings=settings)
+    return _result(graph, kept, shrink(graph, kept, observer, effects, optimizer), report)
+
+
+def _result(
+    graph: DependencyGraph, kept: KeptChannels, model: fx.GraphModule, report: dict[str, Any]
+) -> SlimResult:
+    """Put the result together; constants may need numbers that the model did not have."""
+    known = {name for name, _ in graph.traced.named_parameters(remove_duplicate=False)}
+    added = (tensor for name, tensor in model.named_parameters() if name not in known)
+    report["totals"]["after"]["params"] += sum(tensor.numel() for tensor in added)
+    whole = Mask.of_channels(graph, kept.channels)
+    return SlimResult(model, whole, vars(model)["plan"], graph, report)
+
+
+def _decided(
+    graph: DependencyGraph, chosen: Tensor | None, constants: Semantics
+) -> tuple[KeptChannels, tuple[Effect, ...]]:
+    """Check what was chosen, or find what loses nothing; and what consumers are to get of it."""
+    if chosen is not None:
+        kept = KeptChannels(graph, chosen)
+        return kept, effects_of_mask(kept, constants)
+    check_finite(graph)
+    dead = find_dead(graph, constants)
+    kept = KeptChannels(graph, ~dead.channels)
+    return kept, find_effects(kept, dead.constants, proven=True)
 
 
 def _choose(
@@ -137,14 +168,13 @@ def _choose(
     mask: Mapping[str, Any] | None,
     budget: dict[str, float],
     choice: dict[str, Any],
-) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
+) -> tuple[Tensor | None, Tensor | None, dict[str, Any]]:
     """Return which channels stay, their scores if there are any, and how they were chosen."""
-    settings = {"budget": budget, "keep": list(choice["keep"])}
+    settings: dict[str, Any] = {"budget": budget, "keep": list(choice["keep"])}
     if mask is not None:
         return keep_channels(graph, mask), None, settings | {"criterion": "the given mask"}
     if not budget:
-        check_finite(graph)
-        return ~dead_channels(graph), None, settings | {"criterion": "dead channels only"}
+        return None, None, settings | {"criterion": "dead channels only"}
     how = dict(choice)
     scores = score(
         graph, how.pop("criterion"), normalize=how.pop("normalize"), seed=how.pop("seed")
