@@ -184,7 +184,7 @@ def _measured(size: fx.Node) -> tuple[fx.Node | None, int | None]:
     """Return what a size is read from, and of which dim; `None` where that is not plain."""
     source, dim = (*size.args, None, None)[:2]
     if canonical(size.target) == "getitem" and isinstance(source, fx.Node):
-        source = source.args[0]  # of its shape
+        source = next(iter(source.args), None)  # of its shape
     return source if isinstance(source, fx.Node) else None, dim if isinstance(dim, int) else None
 
 

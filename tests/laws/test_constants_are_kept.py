@@ -16,9 +16,10 @@ from slimgraph.errors import PlanError, VaryingChannelError
 from tests.assertions import assert_independent, assert_same_output, random_mask
 from tests.laws.strategies import case, legal_masks
 from tests.models import EXAMPLES, build
-from tests.nets import attention
+from tests.nets import attention, lookups, real, sampling
 from tests.nets.grown import grow, grown
 
+pytestmark = pytest.mark.filterwarnings("ignore::slimgraph.UnknownOpWarning")
 SHRINKING = [name for name, example in EXAMPLES.items() if example.groups]
 # In these, a channel of which only the shift is left still varies where it is read, or meets
 # statistics that other channels take part in.
@@ -28,7 +29,8 @@ VARYING = {
     "one channel by itself", "split off one channel", "sum of products", "group norms",
     "functional norms", "layer norm", "softmax", "tied and transposed", "written in place",
     "mean over channels", "extremes over channels", "product over channels", "CBAM",
-    "norms over channels", "local response norm", *attention.EXAMPLES,
+    "norms over channels", "local response norm", "constants", "narrow", "tied embedding",
+    "sorted pixels", *attention.EXAMPLES, *lookups.EXAMPLES, *real.EXAMPLES, *sampling.EXAMPLES,
 }  # fmt: skip
 NOT_FINITE = {"standardized weight"}  # once a filter is zero, before anything has left
 NOT_SAVED = {"unknown op"}
