@@ -125,6 +125,8 @@ class Walk:
         if node.op != "call_module":
             if node.target is getattr and args[1] in _TRANSPOSES:
                 return self.rules.for_function(args[1]), kwargs
+            if node.target is getattr and isinstance(args[0], tuple):  # `x.sort(2).values`
+                return self.rules.for_function("getitem"), kwargs
             known = self.rules.for_function(node.target)
             if known is None and is_elementwise(node, self.rules):
                 known = self.rules.pointwise

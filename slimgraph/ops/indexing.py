@@ -18,7 +18,7 @@ _ROWS = "are picked by positions that only the data tells"
 def getitem(site: Site, input: Any, index: Any) -> Any:
     """Pick an item of a tuple, or index the labels; positions of channels must be known."""
     if not isinstance(input, Value):
-        return input[index]
+        return input[_position(site, index)]
     entries = list(index) if isinstance(index, tuple) else [index]
     return _index(site, input, entries)
 
@@ -151,6 +151,14 @@ def attribute(site: Site, input: Any, name: str) -> Any:
     source = site.node.args[0]
     items = source.meta["val"]  # type: ignore[union-attr]
     return next(v for v, item in zip(input, items, strict=True) if item is getattr(items, name))
+
+
+def _position(site: Site, index: Any) -> Any:
+    """Return the position of an item of a tuple that may be named, as in `x.sort().values`."""
+    if not isinstance(index, str):
+        return index
+    (source,) = site.node.all_input_nodes
+    return type(source.meta["val"]).__match_args__.index(index)
 
 
 RULES = (
