@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 from slimgraph.errors import DuplicateRuleError
 from slimgraph.labels import Ledger, Read, Shape, Value, along, compact, varying
 
+ALL = ("*",)
+
 
 @dataclass(frozen=True, slots=True)
 class ModuleForm:
@@ -20,7 +22,8 @@ class ModuleForm:
 
     Attributes:
         types: Module classes.
-        parameters: Attributes passed to the rule as values, under these names.
+        parameters: Attributes passed to the rule as values, under these names; `ALL` passes
+            every parameter.
         options: Attributes passed to the rule as plain keyword arguments.
         sizes: Sets the size attributes of a sliced module.
     """

@@ -85,8 +85,7 @@ def _cuts(site: Site, count: int) -> list[bool]:
     entries = index if isinstance(index, tuple) else (index,)
     bounds = [(e.start, e.stop, e.step) if isinstance(e, slice) else (e,) for e in entries]
     cuts = [
-        any(_is_size(bound) and not site.counts_channels(bound) for bound in own)
-        for own in bounds
+        any(_is_size(bound) and not site.counts_channels(bound) for bound in own) for own in bounds
     ]
     return cuts if len(cuts) == count else [False] * count
 
