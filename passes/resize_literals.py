@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
@@ -11,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from slimgraph.analysis import parameter_names
 from slimgraph.kept import KeptChannels
 from slimgraph.pass_manager import Pass, PassResult, clone
-from slimgraph.rules import Call, Rule, RuleTable, canonical, compute
+from slimgraph.rules import Call, Rule, RuleTable, canonical
 from slimgraph.shapes import modules_of
 
 
@@ -155,7 +154,9 @@ class _Rebuild:
             dim = given[0] % len(old)
             return old[dim] if old[dim] != new[dim] else None
         return tuple(
-            before if before != after else compute(self.new, torch.Tensor.size, args[0], i)
+            before
+            if before != after
+            else self.new.create_node("call_method", "size", (args[0], i), name="kept_size")
             for i, (before, after) in enumerate(zip(old, new, strict=True))
         )
 

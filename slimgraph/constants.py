@@ -296,6 +296,8 @@ class Constants:
         """Pooling and resizing keep zero; padding and counts may change other constants."""
         if node.op == "call_module" and name.startswith("constantpad"):
             return None
+        if not isinstance(node.meta["val"], Tensor):  # with the places of the maxima
+            return None
         digits = re.search(r"(\d)d$", name)
         return self._keeps_zero(node, int(digits[1]) if digits else len(node.meta["val"].shape) - 2)
 

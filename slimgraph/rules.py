@@ -149,7 +149,8 @@ class Site:
         origin, dim = _measured(size)
         source = None if origin is None else self.values.get(origin)
         if not isinstance(source, Value):
-            return any(self.counts_channels(each) for each in size.all_input_nodes)
+            sizes = (n for n in size.all_input_nodes if not isinstance(n.meta["val"], Tensor))
+            return any(self.counts_channels(each) for each in sizes)
         if dim is None or source.parameter is not None:
             return bool(source.layers) or source.parameter is not None
         return source.layer(dim % source.ndim) is not None

@@ -189,6 +189,8 @@ class _Builder:
             ):
                 continue
             name = module_of(read.weight)
+            if name not in self.module_costs:  # a kernel in a buffer is no parameter
+                continue
             before, after = self.module_costs[name]
             new = after or {"shape": (None, None), "params": None, "macs": None}
             found.append(
