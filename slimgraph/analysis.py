@@ -17,7 +17,7 @@ from slimgraph.labels import Ledger, Value
 from slimgraph.naming import frozen_labels
 from slimgraph.ops import DEFAULT_TABLE
 from slimgraph.remedies import ASKED, OUTPUT
-from slimgraph.rules import ModuleForm, Rule, RuleTable, Site, canonical, values_in
+from slimgraph.rules import ALL, ModuleForm, Rule, RuleTable, Site, canonical, values_in
 from slimgraph.shapes import attribute, modules_of, names_of, place, stored_tensors
 from slimgraph.tracing import ensure_traced
 
@@ -138,7 +138,7 @@ class Walk:
         rule, form = found
         given = {
             name: self.parameter(node, stored)
-            for name in form.parameters
+            for name in (module._parameters if form.parameters == ALL else form.parameters)
             if (stored := getattr(module, name, None)) is not None
         }
         return rule, {**kwargs, **given, **{name: getattr(module, name) for name in form.options}}

@@ -23,7 +23,7 @@ from slimgraph.pass_manager import Pipeline, clone
 from slimgraph.passes.fold_constants import FoldConstants
 from slimgraph.passes.resize_literals import ResizeLiterals
 from slimgraph.passes.slice_parameters import SliceParameters
-from slimgraph.plan import Plan
+from slimgraph.plan import Plan, like, put_all
 from slimgraph.rules import RuleTable
 from slimgraph.shapes import modules_of, names_of, place, propagate, stored_tensors
 from slimgraph.slicing import Kept
@@ -177,7 +177,8 @@ def masked(
         example_inputs: As for `compress`.
 
     Returns:
-        A GraphModule that shares its tensors with `traced`.
+        A GraphModule that shares its tensors with `traced`, but for weights that read channels
+        inside of a module, as recurrent layers do.
 
     Raises:
         MaskError: As for `compress`.
@@ -191,6 +192,9 @@ def masked(
     twins = {node.name: node for node in result.graph.nodes}
     for index, read in enumerate(graph.ledger.reads):
         if kept.is_whole(read.value):
+            continue
+        if read.value.parameter is not None:
+            _read_zeros(result, read.value.parameter, _removed(kept, read.value))
             continue
         name = f"removed_{index}"
         result.register_buffer(name, _removed(kept, read.value), persistent=False)
@@ -206,6 +210,14 @@ def masked(
         )
     result.recompile()
     return result
+
+
+def _read_zeros(result: fx.GraphModule, weight: str, removed: Tensor) -> None:
+    """Let a weight inside of a module read zeros: a copy takes its place."""
+    stored = stored_tensors(result)
+    old = stored[weight]
+    new = like(old, old.detach().masked_fill(removed.to(old.device), 0))
+    put_all(result, dict.fromkeys(names_of(stored)[id(old)], new))
 
 
 def _removed(kept: KeptChannels, value: Value) -> Tensor:

@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_leaves
 from slimgraph.errors import DuplicateRuleError
 from slimgraph.labels import Ledger, Read, Shape, Value, along, compact, varying
 
+ALL = ("*",)
+
 
 @dataclass(frozen=True, slots=True)
 class ModuleForm:
@@ -21,7 +23,8 @@ class ModuleForm:
 
     Attributes:
         types: Module classes.
-        parameters: Attributes passed to the rule as values, under these names.
+        parameters: Attributes passed to the rule as values, under these names; `ALL` passes
+            every parameter.
         options: Attributes passed to the rule as plain keyword arguments.
         sizes: Sets the size attributes of a sliced module.
     """
@@ -142,7 +145,8 @@ class Site:
         origin, dim = _measured(size)
         source = None if origin is None else self.values.get(origin)
         if not isinstance(source, Value):
-            return any(self.counts_channels(each) for each in size.all_input_nodes)
+            sizes = (n for n in size.all_input_nodes if not isinstance(n.meta["val"], Tensor))
+            return any(self.counts_channels(each) for each in sizes)
         if dim is None or source.parameter is not None:
             return bool(source.layers) or source.parameter is not None
         return source.layer(dim % source.ndim) is not None

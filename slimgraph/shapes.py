@@ -124,11 +124,14 @@ class MetaRunner:
         except NotImplementedError:  # no meta kernel; the fake mode knows decompositions
             return _run_fake(function, args, kwargs)
 
-    def _known(self, node: fx.Node, args: Any, kwargs: Any) -> Tensor | None:
+    def _known(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """Return what common calls return, or `None`: only running the call tells."""
         if node.op == "call_function" and node.target in _JOINS and kwargs.keys() <= {"dim"}:
             return _joined(*args, **kwargs)
         if node.op == "call_module":
+            module = self._modules[str(node.target)]
+            if isinstance(module, nn.LSTM) and module.proj_size:
+                return _projected(module, args[0])
             same = not kwargs and _is_pointwise(self._modules[str(node.target)], args)
         else:
             same = not kwargs and node.target in _ARITHMETIC and _alike(args)
@@ -147,6 +150,17 @@ _ARITHMETIC = frozenset(
     {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, torch.add, torch.mul}
 )
 _JOINS = frozenset({torch.cat, torch.concat, torch.concatenate})
+
+
+def _projected(lstm: nn.LSTM, input: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Return what an LSTM with projections makes; torch's meta kernel does not know them."""
+    directions = 2 if lstm.bidirectional else 1
+    batch = input.shape[:1] if lstm.batch_first else input.shape[1:2]
+    rows = (lstm.num_layers * directions, *(batch if input.ndim > 2 else ()))
+    return (
+        input.new_empty((*input.shape[:-1], directions * lstm.proj_size)),
+        (input.new_empty((*rows, lstm.proj_size)), input.new_empty((*rows, lstm.hidden_size))),
+    )
 
 
 def _joined(tensors: Sequence[Any], dim: int = 0) -> Tensor | None:

@@ -11,6 +11,7 @@ from slimgraph.ops import (
     movement,
     normalization,
     pooling,
+    recurrent,
     reduction,
     sampling,
 )
@@ -29,6 +30,7 @@ FAMILIES = (
     creation,
     embedding,
     sampling,
+    recurrent,
 )
 
 

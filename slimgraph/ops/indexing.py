@@ -25,6 +25,8 @@ def getitem(site: Site, input: Any, index: Any) -> Any:
 
 def _index(site: Site, input: Value, entries: list[Any]) -> Value:
     places = _places(entries, input.ndim)
+    for value in values_in(entries):
+        site.freeze(value, "says which positions to pick")
     if any(_is_mask(entry) for entry in entries):
         site.freeze(input, _ROWS)
         return site.value()

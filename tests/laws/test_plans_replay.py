@@ -28,7 +28,7 @@ LITERAL = {
     *attention.EXAMPLES,
     "mean over channels", "local response norm", "CBAM", "picked channels", "picked tokens",
     "zeros made in forward", "spatial transformer", "blur", "split attention",
-    "pixel shuffle in one dimension",
+    "pixel shuffle in one dimension", "RNN", "cells", "cell by hand",
 }  # fmt: skip
 
 
