@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
@@ -13,6 +13,7 @@ from slimgraph.kept import KeptChannels
 from slimgraph.pass_manager import Pass, PassResult, clone
 from slimgraph.rules import Call, Rule, RuleTable, canonical, compute
 from slimgraph.shapes import modules_of
+from slimgraph.structures import holds_tensor
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class _Rebuild:
 
 
 def _holds_tensor(node: fx.Node) -> bool:
-    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(node.meta["val"]))
+    return holds_tensor(node.meta["val"])
 
 
 def _reads_shape(node: fx.Node) -> bool:
