@@ -1,5 +1,6 @@
 """The label walk: one pass over the traced graph, in order, that runs it on labels."""
 
+import operator
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -13,7 +14,7 @@ from slimgraph.labels import Ledger, Value
 from slimgraph.ops import DEFAULT_TABLE
 from slimgraph.rules import ModuleForm, Rule, RuleTable, Site, canonical, values_in
 from slimgraph.shapes import attribute, modules_of, names_of, place, stored_tensors
-from slimgraph.structures import holds_tensor, map_tensors
+from slimgraph.structures import holds_tensor, is_record, map_tensors
 from slimgraph.tracing import ensure_traced
 
 # Reading these of a tensor says nothing about how many channels it has, or is resized later.
@@ -82,7 +83,7 @@ class Walk:
         if isinstance(node.target, type) and holds_tensor(node.meta["val"]):
             self.kinds[node] = "container"
             return values_in(args, kwargs)  # a class whose instance the model returns
-        if not holds_tensor(node.meta["val"]):
+        if not holds_tensor(node.meta["val"]) and node.target is not operator.setitem:
             self.kinds[node] = "size"
             if canonical(node.target) not in _HARMLESS:
                 self.freeze(node, (args, kwargs), f"its size is read by `{canonical(node.target)}`")
@@ -91,7 +92,7 @@ class Walk:
 
     def call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """Apply the rule of a call; without one, freeze what touches it."""
-        if node.target is getattr and not isinstance(args[0], Value):
+        if node.target is getattr and is_record(args[0]):
             self.kinds[node] = "movement"  # a field of a structure of tensors
             return getattr(*args)
         rule, kwargs = self.rule(node, args, kwargs)

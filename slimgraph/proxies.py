@@ -330,6 +330,8 @@ def opens(module: nn.Module) -> bool:
     """Return whether a torch.nn module is looked into: it is Python over others, or computed."""
     if isinstance(module, torch.nn.utils.parametrize.ParametrizationList):
         return not any(type(part).__name__ in _STATEFUL for part in module)
+    if type(module).__module__ == "torch.nn.utils.parametrizations":
+        return True  # what computes a weight; the stateful ones are leaves with their list
     normed = any(isinstance(hook, WeightNorm) for hook in module._forward_pre_hooks.values())
     return isinstance(module, _COMPOSED) or is_parametrized(module) or normed
 

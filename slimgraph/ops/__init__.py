@@ -7,6 +7,7 @@ from slimgraph.ops import (
     linear,
     movement,
     normalization,
+    overwriting,
     pooling,
     reduction,
 )
@@ -21,6 +22,7 @@ FAMILIES = (
     pooling,
     reduction,
     movement,
+    overwriting,
 )
 
 
