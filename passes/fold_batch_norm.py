@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from slimgraph.cloning import has_hooks
+from slimgraph.op_names import canonical
 from slimgraph.pass_manager import Invariant, Pass, PassResult, clone
 from slimgraph.plan import like, put
-from slimgraph.rules import canonical
 from slimgraph.shapes import stored_tensors
 
 # Rank of the value whose dim 1 the contraction writes and the norm reads.

@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from slimgraph.analysis import parameter_names
 from slimgraph.kept import KeptChannels
+from slimgraph.op_names import canonical
 from slimgraph.pass_manager import Pass, PassResult, clone
-from slimgraph.rules import Call, Rule, RuleTable, canonical
+from slimgraph.rules import Call, Rule, RuleTable
 from slimgraph.shapes import modules_of
+from slimgraph.structures import holds_tensor
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class _Rebuild:
 
 
 def _holds_tensor(node: fx.Node) -> bool:
-    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(node.meta["val"]))
+    return holds_tensor(node.meta["val"])
 
 
 def _reads_shape(node: fx.Node) -> bool:

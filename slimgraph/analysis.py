@@ -1,5 +1,6 @@
 """The label walk: one pass over the traced graph, in order, that runs it on labels."""
 
+import operator
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,17 +9,18 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
-from torch.utils._pytree import tree_any, tree_map_only
 
 from slimgraph.errors import UnknownOpWarning, UnsupportedOpError
 from slimgraph.functions import is_elementwise
 from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Ledger, Value
 from slimgraph.naming import frozen_labels
+from slimgraph.op_names import canonical
 from slimgraph.ops import DEFAULT_TABLE
-from slimgraph.remedies import ASKED, OUTPUT
-from slimgraph.rules import ALL, ModuleForm, Rule, RuleTable, Site, canonical, values_in
+from slimgraph.remedies import ASKED, HOSTED, OUTPUT
+from slimgraph.rules import ALL, ModuleForm, Rule, RuleTable, Site, values_in
 from slimgraph.shapes import attribute, modules_of, names_of, place, stored_tensors
+from slimgraph.structures import holds_tensor, is_record, map_tensors
 from slimgraph.tracing import ensure_traced
 
 # Reading these of a tensor says nothing about how many channels it has, or is resized later.
@@ -96,10 +98,15 @@ class Walk:
         args, kwargs = self.arguments((node.args, node.kwargs))
         if node.op == "output":
             self.kinds[node] = "output"
+            hosted = "regions" in self.traced.meta
+            why = HOSTED if hosted else OUTPUT
             for value in values_in(args):
-                self.ledger.freeze_value(value, node, OUTPUT)
+                self.ledger.freeze_value(value, node, why)
             return None
-        if not tree_any(lambda leaf: isinstance(leaf, Tensor), node.meta["val"]):
+        if isinstance(node.target, type) and holds_tensor(node.meta["val"]):
+            self.kinds[node] = "container"
+            return values_in(args, kwargs)  # a class whose instance the model returns
+        if not holds_tensor(node.meta["val"]) and node.target is not operator.setitem:
             self.kinds[node] = "size"
             if canonical(node.target) not in _HARMLESS:
                 self.freeze(node, (args, kwargs), f"its size is read by `{canonical(node.target)}`")
@@ -108,6 +115,9 @@ class Walk:
 
     def call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """Apply the rule of a call; without one, freeze what touches it."""
+        if node.target is getattr and is_record(args[0]):
+            self.kinds[node] = "movement"  # a field of a structure of tensors
+            return getattr(*args)
         rule, kwargs = self.rule(node, args, kwargs)
         if rule is None:
             return self.unknown(node, (args, kwargs))
@@ -177,6 +187,9 @@ class Walk:
         name = _name(node)
         if node.op == "call_module":
             module = self.modules[str(node.target)]
+            if str(node.target) in self.traced.meta.get("leaves", {}):
+                reason = self.traced.meta["leaves"][str(node.target)]
+                return f"`{node.target}`, a `{name}`, is an opaque leaf: {reason}"
             if self.rules.for_module(module) is not None:
                 return f"this `{name}` has hooks or computed weights, which may do anything"
         return f"no rule says how channels flow through `{name}`"
@@ -227,4 +240,4 @@ def _name(node: fx.Node) -> str:
 
 def _neutral(node: fx.Node, value: Any) -> Any:
     """Make values in which nothing can leave."""
-    return tree_map_only(Tensor, lambda tensor: Value(tuple(tensor.shape), node=node), value)
+    return map_tensors(lambda tensor: Value(tuple(tensor.shape), node=node), value)

@@ -13,8 +13,8 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
+from slimgraph.op_names import canonical
 from slimgraph.ops import DEFAULT_TABLE
-from slimgraph.rules import canonical
 from slimgraph.shapes import modules_of, place
 
 # For these, the sizes of the result say all that the arguments say.

@@ -18,6 +18,7 @@ from slimgraph.keeping import Semantics, check_semantics, effects_of_mask
 from slimgraph.kept import KeptChannels
 from slimgraph.labels import Value, compact, restride
 from slimgraph.mask import keep_channels
+from slimgraph.opaque import is_opaque
 from slimgraph.optimizers import follow
 from slimgraph.pass_manager import Pipeline, clone
 from slimgraph.passes.fold_constants import FoldConstants
@@ -151,7 +152,9 @@ def make_plan(graph: DependencyGraph, kept: KeptChannels) -> Plan:
         if node.op == "placeholder" and isinstance(node.meta["val"], Tensor)
     )
     sizes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
-    called = (str(node.target) for node in graph.traced.graph.nodes if node.op == "call_module")
+    modules, named = modules_of(graph.traced), graph.traced.meta.get("leaves", {})
+    targets = (str(node.target) for node in graph.traced.graph.nodes if node.op == "call_module")
+    called = (name for name in targets if name in named or is_opaque(modules[name]))
     return Plan(padded, sizes, inputs=inputs, leaves=tuple(dict.fromkeys(called)))
 
 

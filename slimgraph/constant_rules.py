@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from slimgraph.labels import compact, varying
-from slimgraph.rules import canonical
+from slimgraph.op_names import canonical
 from slimgraph.shapes import attribute
 
 

@@ -18,9 +18,10 @@ from slimgraph import constant_rules
 from slimgraph.contractions import CONTRACTIONS, op_of
 from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Ledger, Value, along, compact, varying
+from slimgraph.op_names import canonical
 from slimgraph.ops.elementwise import IDENTITY
 from slimgraph.ops.overwriting import overwrites
-from slimgraph.rules import Site, canonical
+from slimgraph.rules import Site
 from slimgraph.shapes import attribute, shallow
 
 _MOVES = frozenset(

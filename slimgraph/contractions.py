@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 from slimgraph.constant_rules import Settings
 from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Read
-from slimgraph.rules import canonical
+from slimgraph.op_names import canonical
 
 _PLAIN = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
 _TRANSPOSED = (

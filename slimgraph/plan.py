@@ -34,7 +34,7 @@ class Plan(Shown):
         options: Settings of modules that change, by module and name: the groups that are left.
         inputs: Shape and dtype of the example inputs, by name.
         calls: What the compressed model calls on them; see `slimgraph.calls`.
-        leaves: Submodules that the traced model calls as one node each.
+        leaves: Submodules that the traced model calls as one opaque node each.
         shifts: Names of biases, some of them new, to what they get of constants that left.
         carriers: Where constants need nodes that only the compressed GraphModule has.
     """
@@ -157,7 +157,8 @@ class Plan(Shown):
         if not self.calls:
             return
         try:
-            traced = trace(twin, _examples(twin, self.inputs, floating), leaves=self.leaves)
+            inputs = _examples(twin, self.inputs, floating)
+            traced = trace(twin, inputs, leaves=self.leaves, fallback=False)
         except SlimgraphError as error:
             raise PlanError(
                 f"the forward of `{name}` depends on sizes that the plan changes: {error.message}",

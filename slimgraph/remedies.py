@@ -5,6 +5,7 @@ The beginning of a reason's message tells its kind. A rule with a new message ge
 
 ASKED = "was asked to stay (freeze=)"
 OUTPUT = "reaches the model's output"
+HOSTED = "goes to code of the model's own that cannot be traced"
 SINGLE = "has a single channel"
 TOGETHER = "all its channels can only leave together"
 _RULE = "add a rule (docs/add-an-op.md), or compute the same with ops that have one"
@@ -17,6 +18,9 @@ _LAYOUT = "bring the channels of all of them into the same dim first"
 REMEDIES = {
     ASKED: "leave its name out of `freeze`",
     OUTPUT: "nothing: outputs keep their sizes",
+    HOSTED: "write that code so that it does not depend on data, or give it whole channels",
+    "is put into a container": "return tensors, tuples or dicts from this part of the model",
+    "is written at positions": "write to slices that do not depend on data",
     SINGLE: "nothing: one channel has to be left",
     TOGETHER: "nothing: one of them has to be left",
     "no rule says": _RULE,

@@ -13,9 +13,9 @@ from slimgraph.cloning import clone
 from slimgraph.graph import DependencyGraph
 from slimgraph.kept import KeptChannels
 from slimgraph.labels import Axis
+from slimgraph.op_names import canonical
 from slimgraph.ops.elementwise import IDENTITY
 from slimgraph.plan import like, put_all
-from slimgraph.rules import canonical
 from slimgraph.shapes import names_of, stored_tensors
 
 

@@ -10,6 +10,7 @@ from slimgraph.ops import (
     linear,
     movement,
     normalization,
+    overwriting,
     pooling,
     recurrent,
     reduction,
@@ -31,6 +32,7 @@ FAMILIES = (
     embedding,
     sampling,
     recurrent,
+    overwriting,
 )
 
 

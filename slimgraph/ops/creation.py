@@ -5,9 +5,10 @@ from typing import Any
 from torch import Tensor, fx
 
 from slimgraph.labels import Value, along
+from slimgraph.op_names import canonical
 from slimgraph.ops import resizing
 from slimgraph.ops.movement import move
-from slimgraph.rules import Rule, Site, canonical, values_in
+from slimgraph.rules import Rule, Site, values_in
 
 
 def _created(site: Site, dim: int) -> Tensor:

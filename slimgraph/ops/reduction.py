@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from slimgraph.labels import Value, varying
+from slimgraph.op_names import canonical
 from slimgraph.ops import resizing
-from slimgraph.rules import Call, ModuleForm, Rule, Site, canonical
+from slimgraph.rules import Call, ModuleForm, Rule, Site
 
 # What a reduction reads in the place of a channel, so that the others alone decide.
 _IGNORED: dict[str, float] = {

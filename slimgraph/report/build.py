@@ -11,8 +11,8 @@ import slimgraph
 from slimgraph.cost import CostModel
 from slimgraph.graph import DependencyGraph
 from slimgraph.groups import Group, module_of
+from slimgraph.op_names import canonical
 from slimgraph.report.frozen import FrozenChannels, runs
-from slimgraph.rules import canonical
 
 SCHEMA = "slimgraph.report/1"
 

@@ -15,9 +15,11 @@ from tests.house.tree import LIBRARY, Function, module_name, parse, python_files
 # From the ground up; names in one row may import each other as long as no circle comes of it.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "remedies"),
-    ("attention", "labels", "display", "files", "latency", "parity", "shapes", "slicing"),
+    ("op_names", "sources", "structures"),
+    ("attention", "labels", "display", "files", "latency", "opaque", "parity", "shapes", "slicing"),
     ("rules", "filetype", "cloning", "optimizers"),
-    ("container", "functions", "pass_manager", "proxies", "tracing"),
+    ("container", "functions", "pass_manager", "patches", "proxied", "proxies"),
+    ("recording", "hosted", "ladder", "tracing"),
     ("ops",),
     ("groups", "graph", "explanations", "naming", "analysis"),
     (
