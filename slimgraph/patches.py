@@ -34,6 +34,7 @@ def traceable(model: nn.Module) -> Iterator[None]:
             held = getattr(module, "__dict__", {})
             if held.get("checkpoint") is original:
                 stack.enter_context(patch.dict(held, checkpoint=_call_at_once))
+        stack.enter_context(patch.object(torch, "where", _recorded(torch.where)))
         _patch_marked(stack)
         for scope in _scopes(model):
             stack.enter_context(patch.dict(scope, len=_length))
@@ -44,6 +45,18 @@ def traceable(model: nn.Module) -> Iterator[None]:
         setattr(torch.jit.ScriptFunction, "__call__", _inlined(scripted))  # noqa: B010
         stack.callback(setattr, torch.jit.ScriptFunction, "__call__", scripted)
         yield
+
+
+def _recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Record calls of a function whose argument parser crashes on a proxy beside a number."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        proxies = [a for a in (*args, *kwargs.values()) if isinstance(a, fx.Proxy)]
+        if not proxies:
+            return function(*args, **kwargs)
+        return proxies[0].tracer.create_proxy("call_function", function, args, kwargs)
+
+    return call
 
 
 def _scopes(model: nn.Module) -> list[dict[str, Any]]:
