@@ -4,7 +4,7 @@ import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial, wraps
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ _TORCHVISION = {
     "raft_large": Shape((128,)),
     "raft_small": Shape((128,)),
 }
+_FEW = {"box_detections_per_img": 8, "rpn_post_nms_top_n_test": 64}  # boxes cost time, no more
 _FRAMES = {"mvit_v1_b": 16, "mvit_v2_s": 16, "s3d": 16}
 _MODULES = {
     "classification": "torchvision.models",
@@ -94,6 +95,22 @@ def _clip(frames: int) -> Callable[[int, int], Inputs]:
     return lambda batch, size: (torch.randn(batch, 3, frames, size, size),)
 
 
+def _raft(name: str) -> nn.Module:
+    """Build RAFT so that it can run in double precision: its grid is in single precision always."""
+    module = importlib.import_module("torchvision.models.optical_flow.raft")
+    grid = module.make_coords_grid
+    if not hasattr(grid, "__wrapped__"):
+
+        @wraps(grid)
+        def of_default_type(*args: Any, **kwargs: Any) -> Tensor:
+            made: Tensor = grid(*args, **kwargs)
+            return made.to(torch.get_default_dtype())
+
+        vars(module)["make_coords_grid"] = of_default_type
+    made: nn.Module = _call("torchvision.models", "get_model", name, weights=None)
+    return made
+
+
 def _torchvision(kind: str, name: str) -> Subject:
     shape = _TORCHVISION.get(name, Shape())
     options: dict[str, Any] = {"weights": None, **dict(shape.options)}
@@ -102,15 +119,20 @@ def _torchvision(kind: str, name: str) -> Subject:
     if kind == "detection":
         shape = Shape((128,), 64)
         options |= {} if name.startswith("ssd") else {"min_size": 128, "max_size": 192}
+        options |= _FEW if "rcnn" in name else {}
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = False
     if kind == "video" and name not in _TORCHVISION:
         shape = Shape((32,), 16)
     takes = {"detection": _photos, "flow": _two_images, "video": _clip(_FRAMES.get(name, 4))}
+    if kind == "flow":
+        make = partial(_raft, name)
+    else:
+        make = partial(_call, "torchvision.models", "get_model", name, **options)
     return Subject(
         f"torchvision/{name}",
         kind,
-        lambda: _quick(lambda: _call("torchvision.models", "get_model", name, **options)),
+        lambda: _quick(make),
         takes.get(kind, image),
         shape.sizes,
         shape.step,

@@ -21,6 +21,7 @@ TOP = 6
 
 def run(subject: Subject, diary: Diary) -> None:
     """Measure one model."""
+    torch.set_default_dtype(torch.double)  # models make tensors of their own in their forward
     with diary.stage("build"):
         model, size = prepare(subject)
     model.double()
