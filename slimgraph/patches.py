@@ -4,6 +4,7 @@ Each patch lets torch's own Python run on proxies instead of handing them to C++
 call, a scripted function is the function it was made from, a transformer layer takes its slow path.
 """
 
+import builtins
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,8 @@ from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace as symbolic
 from torch.utils import checkpoint as checkpointing
 from torch.utils._pytree import tree_any, tree_leaves
+
+from slimgraph.proxied import ValueProxy
 
 _CHECKPOINT_OPTIONS = frozenset(
     {"use_reentrant", "context_fn", "determinism_check", "debug", "preserve_rng_state",
@@ -34,7 +37,7 @@ def traceable(model: nn.Module) -> Iterator[None]:
             held = getattr(module, "__dict__", {})
             if held.get("checkpoint") is original:
                 stack.enter_context(patch.dict(held, checkpoint=_call_at_once))
-        stack.enter_context(patch.object(torch, "where", _recorded(torch.where)))
+        stack.enter_context(patch.object(builtins, "isinstance", _is_instance))
         _patch_marked(stack)
         for scope in _scopes(model):
             stack.enter_context(patch.dict(scope, len=_length))
@@ -47,16 +50,14 @@ def traceable(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _recorded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Record calls of a function whose argument parser crashes on a proxy beside a number."""
+def _is_instance(value: Any, kinds: Any, known: Callable[..., bool] = isinstance) -> bool:
+    """Let a proxy be an instance of what it stands for.
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        proxies = [a for a in (*args, *kwargs.values()) if isinstance(a, fx.Proxy)]
-        if not proxies:
-            return function(*args, **kwargs)
-        return proxies[0].tracer.create_proxy("call_function", function, args, kwargs)
-
-    return call
+    Only Python code asks this way: torch's C++ would take what it believes to be a tensor for one.
+    """
+    if known(value, kinds):
+        return True
+    return known(value, ValueProxy) and known(vars(value)["node"].meta.get("val"), kinds)
 
 
 def _scopes(model: nn.Module) -> list[dict[str, Any]]:

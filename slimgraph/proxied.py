@@ -25,12 +25,6 @@ class ValueProxy(fx.Proxy):
     def _value(self) -> Any:
         return self.node.meta["val"]
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """What `isinstance` goes by."""
-        meta = self.node.meta
-        return type(meta["val"]) if "val" in meta else type(self)
-
     def _concrete(self, what: str) -> Any:
         value = self._value
         if isinstance(value, Tensor):
