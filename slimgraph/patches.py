@@ -29,6 +29,8 @@ _STORES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 @contextmanager
 def traceable(model: nn.Module) -> Iterator[None]:
     """Let Python run on proxies: torch's own, and `len` in the files that define the model."""
+    with torch.device("cpu"):  # lists torch's factories once and for all, before fx wraps them
+        torch.empty(0)
     fast = torch.backends.mha.get_fastpath_enabled()
     original = checkpointing.checkpoint
     scripted = torch.jit.ScriptFunction.__call__

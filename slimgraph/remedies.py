@@ -14,6 +14,7 @@ _PARTNER = "make the other value a parameter, or compute it from channels that c
 _GROUPED = "make the weight a parameter of a module, or the convolution one without groups"
 _SPATIAL = "put the channels into another dim than the one that the op mixes"
 _APART = "take slices, or index with numbers where the code must have this very channel"
+_DATA = "nothing: what positions and conditions are made of has to stay"
 _LAYOUT = "bring the channels of all of them into the same dim first"
 REMEDIES = {
     ASKED: "leave its name out of `freeze`",
@@ -48,6 +49,20 @@ REMEDIES = {
     "is normalised": _SPATIAL,
     "is read along": "take the diagonal of dims without channels",
     "is multiplied by numbered": "write `einsum` with an equation, such as `'bchw,oc->bohw'`",
+    "is looked up": "nothing: every entry of a table may be asked for",
+    "decides what": _DATA,
+    "are moved to positions": _DATA,
+    "says which positions": _DATA,
+    "says where": _DATA,
+    "its `": "nothing: this option needs every channel",
+    "meets every channel": "use `nn.Linear` on a concatenation",
+    "is pooled over windows": "pool with fixed windows",
+    "runs along": "nothing: the order of a sequence counts",
+    "stands for a layer": "nothing: layers of a recurrent network stay",
+    "is sampled": _SPATIAL,
+    "is cut into windows": _SPATIAL,
+    "moves the positions": "nothing: the kernel keeps its size",
+    "scales the positions": "nothing: the kernel keeps its size",
     "is a kernel position": "nothing: the kernel keeps its size",
     "a computed weight": _GROUPED,
     "is the computed weight": _GROUPED,
