@@ -4,12 +4,16 @@ from slimgraph.pass_manager import Pass
 from slimgraph.passes.eliminate_dead_nodes import EliminateDeadNodes
 from slimgraph.passes.eliminate_identity import EliminateIdentity
 from slimgraph.passes.fold_batch_norm import FoldBatchNorm
+from slimgraph.passes.reorder_channels import ReorderChannels
 from slimgraph.passes.resize_literals import ResizeLiterals
+from slimgraph.passes.select_channels import SelectChannels
 from slimgraph.passes.slice_parameters import SliceParameters
 
 ALL: tuple[type[Pass], ...] = (
+    SelectChannels,
     ResizeLiterals,
     SliceParameters,
+    ReorderChannels,
     EliminateIdentity,
     FoldBatchNorm,
     EliminateDeadNodes,
@@ -22,6 +26,8 @@ __all__ = [
     "EliminateDeadNodes",
     "EliminateIdentity",
     "FoldBatchNorm",
+    "ReorderChannels",
     "ResizeLiterals",
+    "SelectChannels",
     "SliceParameters",
 ]

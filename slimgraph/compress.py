@@ -15,11 +15,12 @@ from slimgraph.graph import DependencyGraph
 from slimgraph.kept import KeptChannels
 from slimgraph.labels import Value, compact, restride
 from slimgraph.mask import keep_channels
+from slimgraph.ops.selection import selections_of
 from slimgraph.pass_manager import Pipeline, clone
 from slimgraph.passes.resize_literals import ResizeLiterals
 from slimgraph.passes.slice_parameters import SliceParameters
 from slimgraph.plan import Kept, Plan
-from slimgraph.rules import RuleTable
+from slimgraph.rules import POSITIONS, RuleTable
 from slimgraph.shapes import modules_of, names_of, place, propagate, stored_tensors
 from slimgraph.tracing import ExampleInputs, ensure_traced
 
@@ -126,9 +127,16 @@ def make_plan(graph: DependencyGraph, kept: KeptChannels) -> Plan:
         for node in graph.traced.graph.nodes
         if node.op == "placeholder" and isinstance(node.meta["val"], Tensor)
     )
-    sizes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    indices = {node.name + POSITIONS for node in graph.traced.graph.nodes}  # no weights
+    sizes = {name: tuple(tensor.shape) for name, tensor in stored.items() if name not in indices}
     called = (str(node.target) for node in graph.traced.graph.nodes if node.op == "call_module")
-    return Plan(padded, sizes, inputs=inputs, leaves=tuple(dict.fromkeys(called)))
+    return Plan(
+        padded,
+        sizes,
+        inputs=inputs,
+        leaves=tuple(dict.fromkeys(called)),
+        selections=tuple(selections_of(kept, graph.traced.graph)),
+    )
 
 
 def masked(

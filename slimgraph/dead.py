@@ -53,7 +53,7 @@ class _Finder:
                 alive = self._needed(read, layer, constants)
                 channels = self.graph.component[compact(layer)].expand(alive.shape)
                 needed[channels[alive]] = True
-        found = ~needed
+        found = ~self.graph.selected.with_sources(needed)
         grew = bool((found & ~self.dead).any())
         self.dead = self.dead | found
         return grew

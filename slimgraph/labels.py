@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, fx
 
 Shape = tuple[int, ...]
+MAKING = ("out", "bare", "selected")  # roles of axes whose channels a mask may name
+NOT_STORED = ("created", "selected")  # roles of axes that are no dims of parameters
+SINGLE = "has a single channel"
 
 
 def varying(layer: Tensor) -> tuple[int, ...]:
@@ -119,6 +122,14 @@ class Block(NamedTuple):
     heads: bool
 
 
+class Selection(NamedTuple):
+    """Channels of a consumer of its own, each of which stays only if the one it reads does."""
+
+    node: fx.Node
+    labels: Tensor
+    source: Tensor
+
+
 class Read(NamedTuple):
     """A value whose channels end at a node: the node consumes them.
 
@@ -142,6 +153,7 @@ class Ledger:
     edges: list[Edges] = field(default_factory=list)
     frozen: list[Freeze] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
+    selections: list[Selection] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     pinned: dict[str, tuple[fx.Node, str]] = field(default_factory=dict)
 
@@ -157,7 +169,7 @@ class Ledger:
             self.axes[axis] = Axis(*axis, role, labels, node)
             self.opened.append(self.axes[axis])
             if labels.numel() == 1:
-                self.freeze(self.axes[axis].labels, node, "has a single channel")
+                self.freeze(self.axes[axis].labels, node, SINGLE)
         return self.axes[axis].labels
 
     def place(self, axis: tuple[str, int], labels: Tensor, role: str, node: fx.Node) -> None:

@@ -88,6 +88,7 @@ class Plan(Shown):
         inputs: Shape and dtype of the example inputs, by name.
         calls: What the compressed model calls on them; see `slimgraph.calls`.
         leaves: Submodules that the traced model calls as one node each.
+        selections: Nodes of the compressed model that take out positions, as no class does.
     """
 
     kept: Mapping[str, Kept]
@@ -96,6 +97,7 @@ class Plan(Shown):
     inputs: tuple[tuple[str, Shape, str], ...] = ()
     calls: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
+    selections: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Say it in one line."""
@@ -137,7 +139,8 @@ class Plan(Shown):
         options: dict[str, dict[str, Any]] = {module: {} for module, _ in both}
         for module, changed in both:
             options[module].update(changed)
-        return replace(later, kept=kept, sizes=self.sizes, options=options)
+        selections = tuple(dict.fromkeys((*self.selections, *later.selections)))
+        return replace(later, kept=kept, sizes=self.sizes, options=options, selections=selections)
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Shrink a fresh instance of the model's own class, in place or not at all.
@@ -152,6 +155,9 @@ class Plan(Shown):
             PlanError: A name is missing or has another shape, or the model's own code has
                 sizes written into it, so that its forward cannot run when smaller.
         """
+        if self.selections:
+            text = f"it selects channels at `%{self.selections[0]}`, as no class does by itself"
+            raise PlanError(text, hint="use the GraphModule that `compress` returns")
         stored = stored_tensors(model)
         for name in self.kept:
             _check_shape(name, stored.get(name), self.sizes[name])
@@ -232,6 +238,7 @@ class Plan(Shown):
             "inputs": [[name, list(shape), dtype] for name, shape, dtype in self.inputs],
             "calls": list(self.calls),
             "leaves": list(self.leaves),
+            "selections": list(self.selections),
         }
         return payload, tensors
 
@@ -250,6 +257,7 @@ class Plan(Shown):
                 name, _, dim = key[:-1].rpartition("[")
                 kept.setdefault(name, [None] * len(sizes[name]))[int(dim)] = positions
             calls, leaves = (tuple(map(str, payload[key])) for key in ("calls", "leaves"))
+            selections = tuple(map(str, payload.get("selections", ())))
             options = {
                 name: {key: _setting(value) for key, value in changed.items()}
                 for name, changed in payload["options"].items()
@@ -259,7 +267,7 @@ class Plan(Shown):
         for name, entries in kept.items():
             _check_positions(name, entries, sizes[name])
         done = {name: tuple(entries) for name, entries in kept.items()}
-        return cls(done, sizes, options, inputs, calls, leaves)
+        return cls(done, sizes, options, inputs, calls, leaves, selections)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as safetensors."""

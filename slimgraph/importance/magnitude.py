@@ -48,6 +48,8 @@ def _norms(graph: DependencyGraph, axis: Axis, order: int) -> Tensor:
 def norm(graph: DependencyGraph, order: int) -> Tensor:
     """Norm of all weights that make a channel, in every module tied to it.
 
+    A channel that a consumer selects is made by none: the weights that read it count.
+
     Args:
         graph: The groups.
         order: 1 or 2 (dimensionless).
@@ -59,6 +61,11 @@ def norm(graph: DependencyGraph, order: int) -> Tensor:
     summed over tied modules as in Fang et al., DepGraph, CVPR 2023, section 3.3.
     """
     total, count = _accumulate(graph, _MAKES, order)
+    read, readers = _accumulate(graph, ("in",), order)
+    chosen = torch.zeros_like(count, dtype=torch.bool)
+    chosen[graph.selected.selected] = True
+    chosen &= count == 0
+    total, count = torch.where(chosen, read, total), torch.where(chosen, readers, count)
     return _where(count > 0, total ** (1 / order))
 
 

@@ -9,6 +9,7 @@ from slimgraph.ops import (
     normalization,
     pooling,
     reduction,
+    selection,
 )
 from slimgraph.rules import Rule, RuleTable
 
@@ -21,6 +22,7 @@ FAMILIES = (
     pooling,
     reduction,
     movement,
+    selection,
 )
 
 

@@ -15,7 +15,17 @@ from tests.house.tree import LIBRARY, Function, module_name, parse, python_files
 # From the ground up; names in one row may import each other as long as no circle comes of it.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("attention", "labels", "display", "files", "latency", "parity", "shapes"),
+    (
+        "attention",
+        "intervals",
+        "labels",
+        "display",
+        "files",
+        "latency",
+        "parity",
+        "selection",
+        "shapes",
+    ),
     ("rules", "filetype", "cloning"),
     ("container", "pass_manager", "proxies", "tracing"),
     ("ops",),
