@@ -122,12 +122,12 @@ class _Streams:
         own = {fork: labels for fork, labels, _ in self.graph.ledger.selections}
         for node, (dim, positions) in self.taken.items():
             value, fork = self.graph.values[node.args[0]], self.forks[node]
-            positions = positions[positions < value.shape[dim]]
+            inside = positions[positions < value.shape[dim]]
             layer = value.layer(dim % value.ndim)
             if layer is not None and len(varying(layer)) == 1:
                 source = self._channels(layer)
                 labels = self._channels(own[fork]) if fork in own else ()  # of a single channel
-                found[source].append(_Pick(node, dim % value.ndim, positions, source, labels))
+                found[source].append(_Pick(node, dim % value.ndim, inside, source, labels))
         return list(found.values())
 
     def _channels(self, labels: Tensor) -> tuple[int, ...]:
@@ -221,7 +221,7 @@ class _Streams:
                 return self._held[channel]
             other = next((where for own, where in self._places[channel] if own != row), None)
             if other is not None:
-                return f"{other} holds the channels in another order, or others too"
+                return f"{other} holds them in another order, with others, or only some"
         return None
 
 

@@ -71,6 +71,9 @@ def export(
         list[str] | None, typer.Option(help="Group or module to keep whole; `*` matches.")
     ] = None,
     seed: Annotated[int, typer.Option(help="For `--criterion random`.")] = 0,
+    selections: Annotated[
+        bool, typer.Option("--selections", help="Let each reader of a value drop other channels.")
+    ] = False,
     input_shape: InputShape = None,
     arch: Arch = None,
     trust_pickle: TrustPickle = False,
@@ -97,6 +100,7 @@ def export(
         model=model,
         onnx=onnx,
         mask=mask,
+        selections=selections,
         budget={unit: _amount(unit, text) for unit, text in budgets.items() if text is not None},
         choice={
             "criterion": criterion,

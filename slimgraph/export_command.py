@@ -38,6 +38,7 @@ class Request:
     model: Path
     onnx: Path
     mask: Path | None = None
+    selections: bool = False
     budget: dict[str, float] = field(default_factory=dict)
     choice: dict[str, Any] = field(default_factory=dict)
     shapes: Sequence[tuple[int, ...]] = ()
@@ -93,6 +94,7 @@ def run(request: Request, say: Say) -> Done:
         traced,
         **asked,
         mask=None if request.mask is None else Mask.load(request.mask),
+        selections=request.selections,
         observer=observer,
         progress=say,
     )
@@ -155,7 +157,7 @@ def _verify(traced: fx.GraphModule, result: SlimResult, tolerance: float) -> flo
         not result.report["settings"]["budget"]
         and "given" not in result.report["settings"]["criterion"]
     )
-    reference = traced if lossless else masked(traced, result.mask)
+    reference = traced if lossless else masked(result.graph, result.mask)
     inputs = example_inputs(traced)
     modes = [(module, module.training) for m in (reference, result.model) for module in m.modules()]
     try:

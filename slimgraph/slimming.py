@@ -16,9 +16,13 @@ from slimgraph.graph import DependencyGraph
 from slimgraph.importance import check_finite, score
 from slimgraph.kept import KeptChannels
 from slimgraph.mask import Mask, keep_channels
+from slimgraph.pass_manager import Pipeline
+from slimgraph.passes.reorder_channels import ReorderChannels
+from slimgraph.passes.select_channels import with_selections
 from slimgraph.plan import Plan
 from slimgraph.select import Budget, select
 from slimgraph.select.budget import Order, check_order
+from slimgraph.selecting import Choice, choose_selecting
 from slimgraph.tracing import ExampleInputs, ensure_traced, trace
 
 
@@ -74,6 +78,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     keep: Sequence[str] = (),
     seed: int = 0,
     mask: Mapping[str, Any] | None = None,
+    selections: bool = False,
     observer: Observer | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> SlimResult:
@@ -94,6 +99,9 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         keep: Groups or modules that stay whole.
         seed: For `random`.
         mask: A decision already made, instead of a budget; see `slimgraph.Mask`.
+        selections: Whether consumers of a value that many read may each lose other channels of
+            it; see `slimgraph.with_selections`. Without a mask, only selections that save more
+            multiply-accumulates than their copies cost are made.
         observer: Called after each pass with its name and the graph before and after.
         progress: Called with the name of every step when it starts.
 
@@ -117,26 +125,43 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     say("trace")
     traced = ensure_traced(model) if example_inputs is None else trace(model, example_inputs)
     say("group channels")
-    graph = analyze(traced)
-    settings: dict[str, Any] = {"budget": given, "criterion": "none", "keep": list(keep)}
-    scores = None
-    say("choose channels")
-    if mask is not None:
-        chosen = keep_channels(graph, mask)
-        settings["criterion"] = "the given mask"
-    elif given:
-        budget = Budget.of(**given)
-        scores = score(graph, criterion, normalize=normalize, seed=seed)
-        chosen = select(graph, scores, budget, **options)
-        settings |= {**choice, "keep": list(keep)}
+    choose = _chooser(given, mask, options, choice)
+    if selections and mask is None:
+        graph, chosen = choose_selecting(traced, choose)
     else:
-        check_finite(graph)
-        chosen = ~dead_channels(graph)
-        settings["criterion"] = "dead channels only"
+        graph = analyze(with_selections(traced) if selections else traced)
+        say("choose channels")
+        chosen = choose(graph)
+    settings = {"budget": given, "criterion": "none", "keep": list(keep), **chosen.settings}
     say("compress")
-    model = shrink(graph, KeptChannels(graph, chosen), observer)
-    report = graph.to_dict(keep=chosen, scores=scores, settings=settings)
-    return SlimResult(model, Mask.of_channels(graph, chosen), vars(model)["plan"], graph, report)
+    model = shrink(graph, KeptChannels(graph, chosen.keep), observer)
+    if selections:
+        model = Pipeline((ReorderChannels(),), observer=observer).run(model)
+    report = graph.to_dict(keep=chosen.keep, scores=chosen.scores, settings=settings)
+    remains = Mask.of_channels(graph, chosen.keep)
+    return SlimResult(model, remains, vars(model)["plan"], graph, report)
+
+
+def _chooser(
+    given: Mapping[str, float],
+    mask: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+    choice: Mapping[str, Any],
+) -> Callable[[DependencyGraph], Choice]:
+    """Return what chooses the channels of a model: the mask, the budget, or what is dead."""
+
+    def choose(graph: DependencyGraph) -> Choice:
+        if mask is not None:
+            return Choice(keep_channels(graph, mask), None, {"criterion": "the given mask"})
+        if not given:
+            check_finite(graph)
+            return Choice(~dead_channels(graph), None, {"criterion": "dead channels only"})
+        how = {name: choice[name] for name in ("criterion", "normalize", "seed")}
+        scores = score(graph, **how)
+        chosen = select(graph, scores, Budget.of(**given), **options)
+        return Choice(chosen, scores, {**choice, "keep": list(options["keep"])})
+
+    return choose
 
 
 _IDLE = {

@@ -34,7 +34,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("report", "select", "dead"),
     ("passes", "serialize"),
     ("compress", "loading", "onnx_export"),
-    ("slimming",),
+    ("selecting", "slimming"),
     ("export_command",),
     ("cli",),
 )
