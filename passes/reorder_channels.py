@@ -110,7 +110,7 @@ class _Streams:
     def __init__(self, graph_module: fx.GraphModule) -> None:
         twin = clone(graph_module)
         self.taken = {
-            node: taken for node in twin.graph.nodes if (taken := picked_by(node, {})) is not None
+            node: taken for node in twin.graph.nodes if (taken := picked_by(node)) is not None
         }
         self.forks = {node: _fork_behind(node, dim) for node, (dim, _) in self.taken.items()}
         twin.recompile()

@@ -1,11 +1,21 @@
 """Every tiny net by name; each shows one way in which channels depend on each other."""
 
-from tests.nets import attention, branches, calls, convolutions, norms, real, reductions, shapes
+from tests.nets import (
+    attention,
+    branches,
+    calls,
+    convolutions,
+    norms,
+    real,
+    reductions,
+    selections,
+    shapes,
+)
 from tests.nets.base import Example, build
 
 __all__ = ["EXAMPLES", "Example", "build"]
 
-FAMILIES = (attention, branches, convolutions, shapes, norms, calls, reductions, real)
+FAMILIES = (attention, branches, convolutions, shapes, norms, calls, reductions, real, selections)
 EXAMPLES: dict[str, Example] = {
     name: example for family in FAMILIES for name, example in family.EXAMPLES.items()
 }

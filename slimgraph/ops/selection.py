@@ -1,7 +1,7 @@
 """Selections: a consumer reads some channels of a shared value, by choice or by position."""
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from slimgraph.ops.grids import carried, settle
 from slimgraph.rules import Call, Kept, Rule, Site, canonical
 from slimgraph.selection import select
 from slimgraph.shapes import attribute, place
+
+Held = Callable[[str], Tensor]
 
 
 def fork(site: Site, input: Value, dim: int, name: str) -> Value:
@@ -68,18 +70,17 @@ def slice_of(positions: Tensor, dim: int) -> tuple[slice, ...] | None:
     return (*[slice(None)] * dim, slice(first, end))
 
 
-def picked_by(node: fx.Node, constants: Mapping[str, Tensor]) -> tuple[int, Tensor] | None:
+def picked_by(node: fx.Node, held: Held | None = None) -> tuple[int, Tensor] | None:
     """Return the dim and the positions that a node takes out of its input, if that is all it does.
 
     Args:
         node: Any node.
-        constants: Tensors that may stand for those which the graph's module holds.
+        held: Finds the tensors of a graph that belongs to no module yet.
     """
     if canonical(node.target) == "index_select" and len(node.args) == 3:
         _, dim, index = node.args
         if isinstance(index, fx.Node) and index.op == "get_attr" and isinstance(dim, int):
-            name = str(index.target)
-            return dim, constants[name] if name in constants else _constant(index).cpu()
+            return dim, _constant(index).cpu() if held is None else held(str(index.target))
     if node.target is operator.getitem and isinstance(node.args[1], tuple):
         others: list[Any]
         last: Any
@@ -100,7 +101,15 @@ def _is_plain(entry: Any) -> bool:
 def _looked_through(call: Call, dim: int, positions: Tensor) -> tuple[fx.Node, Tensor]:
     """Take positions out of what an earlier selection took its own from."""
     first: fx.Node = call.new_input
-    earlier = picked_by(first, call.constants)
+    root = call.node.graph.owning_module
+    assert root is not None, "traced graphs belong to a module"
+
+    def held(name: str) -> Tensor:
+        own = call.constants.get(name)
+        found: Tensor = attribute(root, name).cpu() if own is None else own
+        return found
+
+    earlier = picked_by(first, held)
     source = first.args[0] if first.args else None
     if earlier is None or earlier[0] != dim or not isinstance(source, fx.Node):
         return first, positions
@@ -109,6 +118,7 @@ def _looked_through(call: Call, dim: int, positions: Tensor) -> tuple[fx.Node, T
 
 def index_select(site: Site, input: Value, dim: int, index: Value) -> Value:
     """Take out positions; which ones has to be known."""
+    site.freeze(index, "holds positions of channels")
     if index.parameter is None or index.node is None or index.node.op != "get_attr":
         site.freeze(input, "is indexed by a computed tensor")
         return site.value()

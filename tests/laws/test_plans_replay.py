@@ -23,8 +23,9 @@ LITERAL = {
     "sum over channels", "constants", "written in place", "shuffle with literals",
     "functional norms", "torch.nn.utils.prune", "squeeze", "functional grouped", "shuffle",
     "sizes added",
-    *attention.EXAMPLES,
+    "picked", "picked by computing", *attention.EXAMPLES,
     "mean over channels", "local response norm", "CBAM",
+    *(name for name, example in EXAMPLES.items() if example.selections),
 }  # fmt: skip
 
 
