@@ -215,7 +215,7 @@ class _Streams:
     def fixed(self, row: tuple[int, ...]) -> str | None:
         """Say what keeps a row of channels from being permuted; `None` if nothing does."""
         if len(set(row)) < len(row) or int(self.graph.component[0]) in row:
-            return "some positions hold no channel of their own"
+            return "some of the channels count as one, or are none"
         for channel in row:
             if channel in self._held:
                 return self._held[channel]
@@ -227,12 +227,12 @@ class _Streams:
 
 _ORDERLESS = frozenset(
     {"contraction", "norm", "element-wise", "pool", "reduction", "movement", "selection", "size",
-     "input", "parameter"}
+     "input", "output", "parameter"}
 )  # fmt: skip
 
 
 def _order(node: fx.Node, what: str) -> str:
-    return f"`%{node.name}` looks at {what} of channels"
+    return f"`%{node.name}` looks at {what} of them"
 
 
 def _fork_behind(node: fx.Node, dim: int) -> fx.Node:
