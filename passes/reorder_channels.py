@@ -48,6 +48,8 @@ class ReorderChannels(Pass):
 
     def rewrite(self, graph_module: fx.GraphModule) -> PassResult:
         """Permute the parameters, then say where the selected positions are now."""
+        if not any(picked_by(node) for node in graph_module.graph.nodes):
+            return PassResult(graph_module, modified=False)
         layouts = [each for each in _Streams(graph_module).layouts() if each.gained > 0]
         if not layouts:
             return PassResult(graph_module, modified=False)

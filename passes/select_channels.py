@@ -132,12 +132,17 @@ class _Chains:
         """Yield the calls of modules."""
         for name in at:
             calls = [n for n in self.graph.traced.graph.nodes if _calls(n, name)]
-            found = [(n, s) for n in calls if (s := self._only_input(n)) is not None]
+            found = [
+                (node, source)
+                for node in calls
+                if (source := self._only_input(node)) is not None and self._copies(node)
+            ]
             dims = [self._dim(source) for _, source in found]
             if not found or None in dims:
                 raise UnknownGroupError(
                     f"`{name}` reads no channels that it could select",
-                    hint="name a module that is called on one value whose channels can be told",
+                    hint="name a module that is called on one value, whose channels can be told, "
+                    "and does not overwrite it",
                 )
             for (node, source), dim in zip(found, dims, strict=True):
                 if dim is not None and source.target is not select:
@@ -164,14 +169,18 @@ class _Chains:
         if self.graph.kinds[node] not in ("norm", "element-wise") or node in self._mixing:
             return None
         source = self._only_input(node)
-        copies = not overwrites(node, self.graph.traced) and not self._is_identity(node)
-        return source if copies and source is not None and source.target is not select else None
+        if source is None or source.target is select or not self._copies(node):
+            return None
+        return source
 
-    def _is_identity(self, node: fx.Node) -> bool:
+    def _copies(self, node: fx.Node) -> bool:
+        """Return whether a node makes a new value; its input could be a copy as well, then."""
+        if self.graph.kinds[node] not in _COPYING or overwrites(node, self.graph.traced):
+            return False
         if node.op != "call_module":
-            return self.graph.rules.for_function(node.target) is IDENTITY
+            return self.graph.rules.for_function(node.target) is not IDENTITY
         found = self.graph.rules.for_module(self.graph.traced.get_submodule(str(node.target)))
-        return found is not None and found[0] is IDENTITY
+        return found is not None and found[0] is not IDENTITY
 
     @cached_property
     def _mixing(self) -> set[fx.Node]:
@@ -237,6 +246,7 @@ class _Chains:
         return str(step.target)
 
 
+_COPYING = ("contraction", "norm", "element-wise", "pool", "reduction")
 _PASSING = ("norm", "element-wise", "pool", "reduction", "movement")
 
 

@@ -61,11 +61,11 @@ def norm(graph: DependencyGraph, order: int) -> Tensor:
     summed over tied modules as in Fang et al., DepGraph, CVPR 2023, section 3.3.
     """
     total, count = _accumulate(graph, _MAKES, order)
-    read, readers = _accumulate(graph, ("in",), order)
-    chosen = torch.zeros_like(count, dtype=torch.bool)
-    chosen[graph.selected.selected] = True
-    chosen &= count == 0
-    total, count = torch.where(chosen, read, total), torch.where(chosen, readers, count)
+    chosen = graph.selected.selected
+    chosen = chosen[count[chosen] == 0]
+    if len(chosen):
+        read, readers = _accumulate(graph, ("in",), order)
+        total[chosen], count[chosen] = read[chosen], readers[chosen]
     return _where(count > 0, total ** (1 / order))
 
 

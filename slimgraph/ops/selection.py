@@ -95,7 +95,7 @@ def _is_plain(entry: Any) -> bool:
     if not isinstance(entry, slice) or not isinstance(entry.stop, int) or entry.stop < 0:
         return False
     start, step = entry.start or 0, entry.step or 1
-    return isinstance(start, int) and isinstance(step, int) and start >= 0 and step > 0
+    return isinstance(start, int) and start >= 0 and step == 1
 
 
 def _looked_through(call: Call, dim: int, positions: Tensor) -> tuple[fx.Node, Tensor]:

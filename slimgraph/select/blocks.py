@@ -134,8 +134,9 @@ class Legality:
     def _revive(self, keep: Tensor, channels: Tensor, count: int) -> None:
         gone = channels[~keep[channels]]
         gone = gone[self.scores[gone].argsort(descending=True)]
-        orphaned = self.graph.selected.orphans(keep)[gone]  # they would bring others back, too
-        keep[gone[orphaned.argsort(stable=True)[:count]]] = True
+        if len(self.graph.selected.selected):  # orphans would bring others back, too
+            gone = gone[self.graph.selected.orphans(keep)[gone].argsort(stable=True)]
+        keep[gone[:count]] = True
 
     def _even_out(self, keep: Tensor, channels: Tensor) -> None:
         """Give rows that keep anything equally many positions, from the innermost dim outwards."""

@@ -71,6 +71,25 @@ def test_a_module_that_reads_no_channels_cannot_select(name: str) -> None:
         traced(at=[name])
 
 
+class Overwriting(Net):
+    """What reads the stem writes into it, or returns it as it is."""
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"stem": conv(3, 6), "act": nn.ReLU(inplace=True), "same": nn.Identity(),
+                "head": conv(6, 2)}  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.same(self.act(x)) + x)
+
+
+@pytest.mark.parametrize("name", ["act", "same"])
+def test_a_copy_would_show_where_a_value_is_overwritten(name: str) -> None:
+    model = sg.trace(Overwriting(), IMAGE.float())
+    with pytest.raises(UnknownGroupError, match="does not overwrite it"):
+        sg.with_selections(model, [name])
+
+
 def test_a_selection_leaves_the_shared_value_alone() -> None:
     slim = sg.compress(traced(), {"n1[in]": mask_of(6, 0, 2, 5), "n3[in]": mask_of(6, 1, 2)})
     assert slim.get_submodule("stem").out_channels == slim.get_submodule("c2").out_channels == 6
