@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, fx
 
 from slimgraph.analysis import analyze
 from slimgraph.cloning import clone
 from slimgraph.cost import CostModel, batch_size
+from slimgraph.errors import BudgetError
 from slimgraph.graph import DependencyGraph
 from slimgraph.ops.selection import slice_of
 from slimgraph.passes.select_channels import with_selections
@@ -26,27 +28,44 @@ class Choice(NamedTuple):
     settings: dict[str, Any]
 
 
-def choose_selecting(
-    traced: fx.GraphModule, choose: Callable[[DependencyGraph], Choice]
-) -> tuple[DependencyGraph, Choice]:
+Choose = Callable[[DependencyGraph, Tensor | None], Choice]
+
+
+def choose_selecting(traced: fx.GraphModule, choose: Choose) -> tuple[DependencyGraph, Choice]:
     """Choose channels with every selection that pays, and without the others.
 
     A choice is made with all selections. Those that would cost more than they save are taken out
-    and the choice is made anew, so that it meets its budget, until each one left pays.
+    and the choice is made anew by the same scores, so that it meets its budget, until each one
+    left pays. The budget comes first: what cannot meet it without them keeps them.
 
     Args:
         traced: The model; it is not changed.
-        choose: Makes a choice.
+        choose: Makes a choice, by given scores or its own.
 
     Returns:
         The groups of the model with selections, and the choice.
     """
     graph = analyze(with_selections(traced))
-    choice = choose(graph)
+    choice = choose(graph, None)
     while idle := idle_selections(graph, choice.keep):
-        graph = analyze(_without(graph.traced, idle))
-        choice = choose(graph)
+        fewer = analyze(_without(graph.traced, idle))
+        scores = None if choice.scores is None else _carried(choice.scores, graph, fewer)
+        try:
+            choice = choose(fewer, scores)
+        except BudgetError:
+            break
+        graph = fewer
     return graph, choice
+
+
+def _carried(scores: Tensor, graph: DependencyGraph, fewer: DependencyGraph) -> Tensor:
+    """Give the channels of a graph with fewer selections the scores they had."""
+    found = scores.new_full((len(fewer.frozen),), torch.inf)
+    before = {(group.name, group.size): group.components for group in graph.groups}
+    for group in fewer.groups:
+        if (group.name, group.size) in before:
+            found[group.components] = scores[before[group.name, group.size]]
+    return found
 
 
 def idle_selections(graph: DependencyGraph, keep: Tensor) -> list[str]:

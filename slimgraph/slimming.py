@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from slimgraph.analysis import analyze
 from slimgraph.compress import Observer, shrink
@@ -22,7 +22,7 @@ from slimgraph.passes.select_channels import with_selections
 from slimgraph.plan import Plan
 from slimgraph.select import Budget, select
 from slimgraph.select.budget import Order, check_order
-from slimgraph.selecting import Choice, choose_selecting
+from slimgraph.selecting import Choice, Choose, choose_selecting
 from slimgraph.tracing import ExampleInputs, ensure_traced, trace
 
 
@@ -131,7 +131,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     else:
         graph = analyze(with_selections(traced) if selections else traced)
         say("choose channels")
-        chosen = choose(graph)
+        chosen = choose(graph, None)
     settings = {"budget": given, "criterion": "none", "keep": list(keep), **chosen.settings}
     say("compress")
     model = shrink(graph, KeptChannels(graph, chosen.keep), observer)
@@ -147,17 +147,18 @@ def _chooser(
     mask: Mapping[str, Any] | None,
     options: Mapping[str, Any],
     choice: Mapping[str, Any],
-) -> Callable[[DependencyGraph], Choice]:
+) -> Choose:
     """Return what chooses the channels of a model: the mask, the budget, or what is dead."""
 
-    def choose(graph: DependencyGraph) -> Choice:
+    def choose(graph: DependencyGraph, scores: Tensor | None) -> Choice:
         if mask is not None:
             return Choice(keep_channels(graph, mask), None, {"criterion": "the given mask"})
         if not given:
             check_finite(graph)
             return Choice(~dead_channels(graph), None, {"criterion": "dead channels only"})
-        how = {name: choice[name] for name in ("criterion", "normalize", "seed")}
-        scores = score(graph, **how)
+        if scores is None:
+            how = {name: choice[name] for name in ("criterion", "normalize", "seed")}
+            scores = score(graph, **how)
         chosen = select(graph, scores, Budget.of(**given), **options)
         return Choice(chosen, scores, {**choice, "keep": list(options["keep"])})
 

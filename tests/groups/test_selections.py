@@ -275,3 +275,27 @@ def test_reordering_keeps_outputs_and_saves_gathers(seed: int) -> None:
     again = sg.compress(result.graph_module, mask)
     assert_same_output(sg.masked(result.graph_module, mask), again, IMAGE)
     assert SelectChannels().rewrite(found).modified is False
+
+
+def test_scores_stay_when_selections_are_taken_out() -> None:
+    """Network Slimming's rule: no norm scales the streams, so they stay, whoever reads them."""
+    result = sg.slim(
+        build(EXAMPLES["pre-activation"]), IMAGE, channels=0.75, selections=True,
+        criterion="bn_scale", order="score", normalize="none",
+    )  # fmt: skip
+    assert {group.name for group in result.graph.groups} < set(sg.analyze(traced()).names())
+    assert "n7[in]" not in result.graph.names(), "a linear layer behind a mean saves too little"
+    for name in ("stem", "short"):
+        assert (
+            result.model.get_submodule(name).out_channels
+            == build(EXAMPLES["pre-activation"]).get_submodule(name).out_channels
+        )
+
+
+def test_the_budget_comes_before_the_copies() -> None:
+    options = {"criterion": "bn_scale", "order": "score"}
+    result = sg.slim(
+        build(EXAMPLES["pre-activation"]), IMAGE, channels=0.4, selections=True, **options
+    )
+    before = result.report["totals"]["before"]["channels"]
+    assert result.report["totals"]["after"]["channels"] <= 0.4 * before
