@@ -4,6 +4,7 @@ from slimgraph.pass_manager import Pass
 from slimgraph.passes.eliminate_dead_nodes import EliminateDeadNodes
 from slimgraph.passes.eliminate_identity import EliminateIdentity
 from slimgraph.passes.fold_batch_norm import FoldBatchNorm
+from slimgraph.passes.fold_constants import FoldConstants
 from slimgraph.passes.reorder_channels import ReorderChannels
 from slimgraph.passes.resize_literals import ResizeLiterals
 from slimgraph.passes.select_channels import SelectChannels
@@ -13,6 +14,7 @@ ALL: tuple[type[Pass], ...] = (
     SelectChannels,
     ResizeLiterals,
     SliceParameters,
+    FoldConstants,
     ReorderChannels,
     EliminateIdentity,
     FoldBatchNorm,
@@ -26,6 +28,7 @@ __all__ = [
     "EliminateDeadNodes",
     "EliminateIdentity",
     "FoldBatchNorm",
+    "FoldConstants",
     "ReorderChannels",
     "ResizeLiterals",
     "SelectChannels",

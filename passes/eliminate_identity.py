@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from slimgraph.cloning import has_hooks
+from slimgraph.op_names import canonical
 from slimgraph.pass_manager import Invariant, Pass, PassResult, clone
-from slimgraph.rules import canonical
 
 _DROPOUTS = (
     nn.Dropout,

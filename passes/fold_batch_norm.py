@@ -1,8 +1,9 @@
 """Fold batch normalisation into the convolution or linear layer in front of it."""
 
+import operator
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, ClassVar
 
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from slimgraph.cloning import has_hooks
+from slimgraph.op_names import canonical
 from slimgraph.pass_manager import Invariant, Pass, PassResult, clone
 from slimgraph.plan import like, put
-from slimgraph.rules import canonical
 from slimgraph.shapes import stored_tensors
 
 # Rank of the value whose dim 1 the contraction writes and the norm reads.
@@ -73,8 +74,10 @@ class _Contraction:
 
 @dataclass(frozen=True)
 class _Match:
+    """A norm and what it reads: a contraction, or the sum of two."""
+
     node: Node
-    contraction: _Contraction
+    parts: tuple[tuple[Node, _Contraction], ...]
     norm_node: Node
     norm: _Norm
 
@@ -94,9 +97,22 @@ class _Matcher:
             node = _argument(norm_node, 0, "input") if norm else None
             if norm is None or not isinstance(node, Node) or len(node.users) != 1:
                 continue
-            contraction = self._contraction(node)
-            if contraction and _rank(node, norm) == _RANKS[contraction.kind]:
-                yield _Match(node, contraction, norm_node, norm)
+            nodes = _summands(node)
+            found = [self._contraction(part) for part in nodes]
+            parts = [
+                (part, contraction)
+                for part, contraction in zip(nodes, found, strict=True)
+                if contraction and _rank(part, norm) == _RANKS[contraction.kind]
+                if len(nodes) == 1 or self._outputs(contraction) == len(norm.mean)
+            ]
+            if len(parts) == len(nodes):
+                yield _Match(node, tuple(parts), norm_node, norm)
+
+    def _outputs(self, contraction: _Contraction) -> int:
+        """Count output channels; one that is spread over all of them would differ."""
+        shape = self.stored[contraction.weight].shape
+        is_transposed = "transpose" in contraction.kind
+        return shape[1] * contraction.groups if is_transposed else shape[0]
 
     def tensor(self, argument: Any) -> Tensor | None:
         """Return the parameter or buffer an argument reads."""
@@ -187,8 +203,8 @@ class FoldBatchNorm(Pass):
         %conv : [num_users=1] = call_module[target=conv](args = (%x,), kwargs = {})
         return conv
 
-    The convolution gains a bias. A norm in training mode stays. `EliminateDeadNodes` removes
-    the norm's module.
+    The convolution gains a bias. Of a sum of two, as `FoldConstants` makes it, both are scaled. A
+    norm in training mode stays. `EliminateDeadNodes` removes the norm's module.
 
     Source: Jacob et al., Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference, CVPR 2018, eq. 14.
@@ -211,22 +227,39 @@ class FoldBatchNorm(Pass):
         return PassResult(result, modified=True, removed=removed)
 
 
+def _summands(node: Node) -> tuple[Node, ...]:
+    """Return the two values that a node adds up, if nothing else reads them, or itself."""
+    if node.op == "call_function" and node.target is operator.add:
+        nodes = tuple(arg for arg in node.args if isinstance(arg, Node) and len(arg.users) == 1)
+        if len(set(nodes)) == 2:
+            return nodes
+    return (node,)
+
+
 def _fold(matcher: _Matcher, match: _Match) -> None:
-    contraction = match.contraction
+    norm = match.norm
+    for node, contraction in match.parts:
+        _fold_into(matcher, node, contraction, norm)
+        norm = replace(norm, mean=torch.zeros_like(norm.mean), bias=None)  # the shift is there
+    match.norm_node.replace_all_uses_with(match.node)
+    match.norm_node.graph.erase_node(match.norm_node)
+
+
+def _fold_into(matcher: _Matcher, node: Node, contraction: _Contraction, norm: _Norm) -> None:
     weight = matcher.stored[contraction.weight]
     bias = None if contraction.bias is None else matcher.stored[contraction.bias]
-    new_weight, new_bias = _folded(contraction, weight, bias, match.norm)
+    new_weight, new_bias = _folded(contraction, weight, bias, norm)
     matcher.put(contraction.weight, like(weight, new_weight))
     if contraction.bias is not None:
         matcher.put(contraction.bias, like(weight if bias is None else bias, new_bias))
-    elif match.node.op == "call_module":
-        matcher.put(f"{match.node.target}.bias", like(weight, new_bias))
+    elif not bool(new_bias.any()):
+        return
+    elif node.op == "call_module":
+        matcher.put(f"{node.target}.bias", like(weight, new_bias))
     else:
         name = _free_name(matcher.root, contraction.weight)
         matcher.put(name, like(weight, new_bias))
-        _give_bias(match.node, name)
-    match.norm_node.replace_all_uses_with(match.node)
-    match.norm_node.graph.erase_node(match.norm_node)
+        _give_bias(node, name)
 
 
 @torch.no_grad()

@@ -14,12 +14,14 @@ from slimgraph.analysis import analyze
 from slimgraph.calls import calls_of
 from slimgraph.graph import DependencyGraph
 from slimgraph.intervals import side_by_side
-from slimgraph.labels import SINGLE, Value, compact, varying
+from slimgraph.labels import Value, compact, varying
+from slimgraph.ops import DEFAULT_TABLE
 from slimgraph.ops.selection import picked_by, slice_of
 from slimgraph.pass_manager import Pass, PassResult, clone
 from slimgraph.passes.slice_parameters import SliceParameters
 from slimgraph.plan import Plan
-from slimgraph.rules import POSITIONS
+from slimgraph.remedies import SINGLE
+from slimgraph.rules import POSITIONS, RuleTable
 from slimgraph.selection import select
 from slimgraph.shapes import device_of, names_of, propagate, stored_tensors
 
@@ -42,15 +44,19 @@ class ReorderChannels(Pass):
     where they are joined, split or shuffled, reach an input or output, form blocks, or meet an op
     that looks at neighbours. `reasons` tells. If selections overlap so that not all of them can lie
     side by side, those that copy most come first.
+
+    Attributes:
+        rules: How channels flow through ops.
     """
 
+    rules: RuleTable = DEFAULT_TABLE
     name: ClassVar[str] = "reorder-channels"
 
     def rewrite(self, graph_module: fx.GraphModule) -> PassResult:
         """Permute the parameters, then say where the selected positions are now."""
         if not any(picked_by(node) for node in graph_module.graph.nodes):
             return PassResult(graph_module, modified=False)
-        layouts = [each for each in _Streams(graph_module).layouts() if each.gained > 0]
+        layouts = [each for each in _Streams(graph_module, self.rules).layouts() if each.gained > 0]
         if not layouts:
             return PassResult(graph_module, modified=False)
         permuted = _permutation(graph_module, layouts)
@@ -64,9 +70,9 @@ class ReorderChannels(Pass):
         return PassResult(result, modified=True, removed=sum(each.gained for each in layouts))
 
 
-def reasons(graph_module: fx.GraphModule) -> dict[str, str]:
+def reasons(graph_module: fx.GraphModule, rules: RuleTable = DEFAULT_TABLE) -> dict[str, str]:
     """Say, by node, why the pass leaves a gather of channels as it is."""
-    streams = _Streams(ReorderChannels().rewrite(graph_module).graph_module)
+    streams = _Streams(ReorderChannels(rules).rewrite(graph_module).graph_module, rules)
     found = {}
     for stream in streams.all():
         for pick in stream:
@@ -109,14 +115,14 @@ class _Layout(NamedTuple):
 class _Streams:
     """Finds channels of which several nodes pick some."""
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
+    def __init__(self, graph_module: fx.GraphModule, rules: RuleTable) -> None:
         twin = clone(graph_module)
         self.taken = {
             node: taken for node in twin.graph.nodes if (taken := picked_by(node)) is not None
         }
         self.forks = {node: _fork_behind(node, dim) for node, (dim, _) in self.taken.items()}
         twin.recompile()
-        self.graph: DependencyGraph = analyze(twin)
+        self.graph: DependencyGraph = analyze(twin, rules=rules)
 
     def all(self) -> list[list[_Pick]]:
         """Return the picks, grouped by the channels they pick from."""

@@ -3,16 +3,17 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from slimgraph.analysis import parameter_names
 from slimgraph.kept import KeptChannels
+from slimgraph.op_names import canonical
 from slimgraph.pass_manager import Pass, PassResult, clone
-from slimgraph.rules import POSITIONS, Call, Rule, RuleTable, canonical, compute
+from slimgraph.rules import POSITIONS, Call, Rule, RuleTable
 from slimgraph.shapes import device_of, modules_of
+from slimgraph.structures import holds_tensor
 
 
 @dataclass(frozen=True)
@@ -182,13 +183,15 @@ class _Rebuild:
             dim = given[0] % len(old)
             return old[dim] if old[dim] != new[dim] else None
         return tuple(
-            before if before != after else compute(self.new, torch.Tensor.size, args[0], i)
+            before
+            if before != after
+            else self.new.create_node("call_method", "size", (args[0], i), name="kept_size")
             for i, (before, after) in enumerate(zip(old, new, strict=True))
         )
 
 
 def _holds_tensor(node: fx.Node) -> bool:
-    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(node.meta["val"]))
+    return holds_tensor(node.meta["val"])
 
 
 def _reads_shape(node: fx.Node) -> bool:

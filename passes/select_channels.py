@@ -12,9 +12,11 @@ from slimgraph.analysis import analyze
 from slimgraph.errors import UnknownGroupError
 from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Value, compact, varying
+from slimgraph.ops import DEFAULT_TABLE
 from slimgraph.ops.elementwise import IDENTITY
 from slimgraph.ops.overwriting import overwrites
 from slimgraph.pass_manager import Pass, PassResult, clone
+from slimgraph.rules import RuleTable
 from slimgraph.selection import select
 
 
@@ -41,14 +43,16 @@ class SelectChannels(Pass):
         at: Modules whose input becomes a selection. `None` takes every chain of point-wise ops
             that leads to convolutions or linear layers alone and starts with an activation or a
             batch norm, where others read the same channels.
+        rules: How channels flow through ops.
     """
 
     at: tuple[str, ...] | None = None
+    rules: RuleTable = DEFAULT_TABLE
     name: ClassVar[str] = "select-channels"
 
     def rewrite(self, graph_module: fx.GraphModule) -> PassResult:
         """Insert the forks."""
-        chains = _Chains(analyze(graph_module))
+        chains = _Chains(analyze(graph_module, rules=self.rules))
         found = list(chains.worthwhile() if self.at is None else chains.named(self.at))
         if not found:
             return PassResult(graph_module, modified=False)

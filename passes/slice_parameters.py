@@ -6,8 +6,9 @@ from typing import ClassVar
 from torch import Tensor, fx
 
 from slimgraph.pass_manager import Pass, PassResult, clone
-from slimgraph.plan import Plan, like, put_all, slice_tensor
+from slimgraph.plan import Plan, like, put_all
 from slimgraph.shapes import names_of, stored_tensors
+from slimgraph.slicing import slice_tensor
 
 
 @dataclass(frozen=True)

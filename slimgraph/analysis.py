@@ -1,19 +1,26 @@
 """The label walk: one pass over the traced graph, in order, that runs it on labels."""
 
+import operator
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
-from torch.utils._pytree import tree_any, tree_map_only
 
-from slimgraph.errors import UnsupportedOpError
+from slimgraph.errors import UnknownOpWarning, UnsupportedOpError
+from slimgraph.functions import is_elementwise
 from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Ledger, Value
+from slimgraph.naming import frozen_labels
+from slimgraph.op_names import canonical
 from slimgraph.ops import DEFAULT_TABLE
-from slimgraph.rules import ModuleForm, Rule, RuleTable, Site, canonical, values_in
+from slimgraph.remedies import ASKED, HOSTED, OUTPUT
+from slimgraph.rules import ALL, ModuleForm, Rule, RuleTable, Site, values_in
 from slimgraph.shapes import attribute, modules_of, names_of, place, stored_tensors
+from slimgraph.structures import holds_tensor, is_record, map_tensors
 from slimgraph.tracing import ensure_traced
 
 # Reading these of a tensor says nothing about how many channels it has, or is resized later.
@@ -25,27 +32,44 @@ _TRANSPOSES = frozenset({"T", "mT"})
 
 
 def analyze(
-    traced: fx.GraphModule, *, rules: RuleTable = DEFAULT_TABLE, strict: bool = False
+    traced: fx.GraphModule,
+    *,
+    rules: RuleTable | Sequence[Rule] = DEFAULT_TABLE,
+    strict: bool = False,
+    freeze: Sequence[str] = (),
 ) -> DependencyGraph:
     """Find which channels of a traced model can only leave together.
 
     Args:
         traced: From `slimgraph.trace`; it is not changed.
-        rules: How channels flow through ops.
+        rules: How channels flow through ops: those that slimgraph lacks, or a whole table.
         strict: Raise at an op without a rule instead of freezing what touches it.
+        freeze: Channels that stay, by name: of a group or module those it makes, of a parameter
+            those of all its dims; `*` matches any part of a name.
 
     Returns:
         The groups of coupled channels, what freezes them, and where each one is stored.
 
     Raises:
         TraceError: The graph module has no shapes.
+        DuplicateRuleError: One of the rules claims an op that has one already.
         UnsupportedOpError: With `strict`, an op has no rule.
+        UnknownGroupError: `freeze` names nothing.
     """
     traced = ensure_traced(traced)
+    rules = rules if isinstance(rules, RuleTable) else DEFAULT_TABLE.plus(*rules)
     walk = Walk(traced, rules, strict=strict)
     for node in traced.graph.nodes:
         walk.values[node] = walk.visit(node)
     walk.ledger.close()
+    for why, where in walk.missing.items():
+        message = f"{why} at {where}; the channels it touches stay (docs/add-an-op.md)"
+        warnings.warn(message, UnknownOpWarning, stacklevel=2)
+    graph = DependencyGraph(traced, walk.ledger, walk.values, walk.kinds, rules)
+    if not freeze:
+        return graph
+    for labels, node in frozen_labels(graph, freeze):
+        walk.ledger.freeze(labels, node, ASKED)
     return DependencyGraph(traced, walk.ledger, walk.values, walk.kinds, rules)
 
 
@@ -59,6 +83,7 @@ class Walk:
         self.ledger = Ledger()
         self.values: dict[fx.Node, Any] = {}
         self.kinds: dict[fx.Node, str] = {}
+        self.missing: dict[str, str] = {}  # why an op has no rule, and where it is called first
         self.names = parameter_names(traced)
         self.modules = modules_of(traced)
 
@@ -73,10 +98,15 @@ class Walk:
         args, kwargs = self.arguments((node.args, node.kwargs))
         if node.op == "output":
             self.kinds[node] = "output"
+            hosted = "regions" in self.traced.meta
+            why = HOSTED if hosted else OUTPUT
             for value in values_in(args):
-                self.ledger.freeze_value(value, node, "reaches the model's output")
+                self.ledger.freeze_value(value, node, why)
             return None
-        if not tree_any(lambda leaf: isinstance(leaf, Tensor), node.meta["val"]):
+        if isinstance(node.target, type) and holds_tensor(node.meta["val"]):
+            self.kinds[node] = "container"
+            return values_in(args, kwargs)  # a class whose instance the model returns
+        if not holds_tensor(node.meta["val"]) and node.target is not operator.setitem:
             self.kinds[node] = "size"
             if canonical(node.target) not in _HARMLESS:
                 self.freeze(node, (args, kwargs), f"its size is read by `{canonical(node.target)}`")
@@ -85,6 +115,9 @@ class Walk:
 
     def call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """Apply the rule of a call; without one, freeze what touches it."""
+        if node.target is getattr and is_record(args[0]):
+            self.kinds[node] = "movement"  # a field of a structure of tensors
+            return getattr(*args)
         rule, kwargs = self.rule(node, args, kwargs)
         if rule is None:
             return self.unknown(node, (args, kwargs))
@@ -102,7 +135,12 @@ class Walk:
         if node.op != "call_module":
             if node.target is getattr and args[1] in _TRANSPOSES:
                 return self.rules.for_function(args[1]), kwargs
-            return self.rules.for_function(node.target), kwargs
+            if node.target is getattr and isinstance(args[0], tuple):  # `x.sort(2).values`
+                return self.rules.for_function("getitem"), kwargs
+            known = self.rules.for_function(node.target)
+            if known is None and is_elementwise(node, self.rules):
+                known = self.rules.pointwise
+            return known, kwargs
         module = self.modules[str(node.target)]
         found = self.rules.for_module(module)
         if found is None or not _plain(module, found[1]):
@@ -110,7 +148,7 @@ class Walk:
         rule, form = found
         given = {
             name: self.parameter(node, stored)
-            for name in form.parameters
+            for name in (module._parameters if form.parameters == ALL else form.parameters)
             if (stored := getattr(module, name, None)) is not None
         }
         return rule, {**kwargs, **given, **{name: getattr(module, name) for name in form.options}}
@@ -128,7 +166,15 @@ class Walk:
             self.pin(node)
         if any(value.layers or value.parameter for value in values_in(arguments)):
             self.freeze(node, arguments, self.why_unknown(node))
+            if not self.is_leaf(node):
+                self.missing.setdefault(self.why_unknown(node), place(node))
         return _neutral(node, node.meta["val"])
+
+    def is_leaf(self, node: fx.Node) -> bool:
+        """Return whether a call is a submodule of the user's that was not looked into."""
+        if node.op != "call_module":
+            return False
+        return not type(self.modules[str(node.target)]).__module__.startswith("torch.")
 
     def pin(self, node: fx.Node) -> None:
         """Keep the parameters of a module that is not looked into; others may share them."""
@@ -141,6 +187,9 @@ class Walk:
         name = _name(node)
         if node.op == "call_module":
             module = self.modules[str(node.target)]
+            if str(node.target) in self.traced.meta.get("leaves", {}):
+                reason = self.traced.meta["leaves"][str(node.target)]
+                return f"`{node.target}`, a `{name}`, is an opaque leaf: {reason}"
             if self.rules.for_module(module) is not None:
                 return f"this `{name}` has hooks or computed weights, which may do anything"
         return f"no rule says how channels flow through `{name}`"
@@ -191,4 +240,4 @@ def _name(node: fx.Node) -> str:
 
 def _neutral(node: fx.Node, value: Any) -> Any:
     """Make values in which nothing can leave."""
-    return tree_map_only(Tensor, lambda tensor: Value(tuple(tensor.shape), node=node), value)
+    return map_tensors(lambda tensor: Value(tuple(tensor.shape), node=node), value)

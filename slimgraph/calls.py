@@ -8,12 +8,13 @@ computes with them, does not: it would fail, or run and compute something else.
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
+from slimgraph.op_names import canonical
 from slimgraph.ops import DEFAULT_TABLE
-from slimgraph.rules import canonical
 from slimgraph.shapes import modules_of, place
 
 # For these, the sizes of the result say all that the arguments say.
@@ -21,6 +22,7 @@ _SHAPED = frozenset(
     {"view", "reshape", "flatten", "unflatten", "expand", "split", "split_with_sizes", "chunk",
      "squeeze", "_unsafe_view", "ravel"}
 )  # fmt: skip
+_ELSEWHERE = (Tensor, torch.dtype, torch.device)  # a plan serves every dtype and device
 _MENDED = frozenset({"num_features", "groups"})  # options that a plan sets itself
 
 
@@ -70,7 +72,7 @@ def _numbers(node: fx.Node) -> list[str]:
     if name in ("getitem", "narrow", "select", "slice") and isinstance(args[0], Tensor):
         return ["picks", *_picked(name, args[0], args[1:])]
     leaves = tree_leaves((args, dict(sorted(kwargs.items()))))
-    return [name, *(str(leaf) for leaf in leaves if not isinstance(leaf, Tensor))]
+    return [name, *(str(leaf) for leaf in leaves if not isinstance(leaf, _ELSEWHERE))]
 
 
 def _picked(name: str, source: Tensor, args: tuple[Any, ...]) -> list[str]:

@@ -36,6 +36,7 @@ Show which channels of a model can only leave together, and what keeps the other
 Examples:
   slimgraph-report model.slim
   slimgraph-report model.slim --output groups.html
+  slimgraph-report model.slim --explain layer1.0.conv2
   slimgraph-report model.slim --explain layer1.0.conv2 --explain layer1.1.conv2
 """
 
@@ -68,12 +69,16 @@ def export(
     round_to: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = 1,
     max_removed: Annotated[float, typer.Option(help="Largest share a group loses.")] = 1.0,
     keep: Annotated[
-        list[str] | None, typer.Option(help="Group or module to keep whole; `*` matches.")
+        list[str] | None,
+        typer.Option(help="Group, module, parameter to keep whole; `*` matches."),
     ] = None,
     seed: Annotated[int, typer.Option(help="For `--criterion random`.")] = 0,
     selections: Annotated[
         bool, typer.Option("--selections", help="Let each reader of a value drop other channels.")
     ] = False,
+    constants: Annotated[
+        str | None, typer.Option(help="zero or keep: what a channel that leaves counts as.")
+    ] = None,
     input_shape: InputShape = None,
     arch: Arch = None,
     trust_pickle: TrustPickle = False,
@@ -101,6 +106,7 @@ def export(
         onnx=onnx,
         mask=mask,
         selections=selections,
+        constants=constants,
         budget={unit: _amount(unit, text) for unit, text in budgets.items() if text is not None},
         choice={
             "criterion": criterion,
@@ -135,6 +141,9 @@ def inspect(
         list[str] | None,
         typer.Option(help="One name: what keeps it. Two: what ties them.", show_default=False),
     ] = None,
+    channel: Annotated[
+        int | None, typer.Option(help="With one name to explain: what keeps this channel.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="FILE.html, .json, .dot or .txt.")
     ] = None,
@@ -148,6 +157,7 @@ def inspect(
     """Show the groups of a model."""
     from slimgraph import export_command, report
 
+    names = _names(explain or [], channel)
     if output is not None:
         if output.resolve() == model.resolve():
             raise typer.BadParameter("it is MODEL itself", param_hint="--output")
@@ -155,10 +165,8 @@ def inspect(
     with _progress(quiet=quiet) as say:
         shapes = [_shape(text) for text in input_shape or ()]
         graph = export_command.analyzed(model, shapes, say, arch=arch, trust_pickle=trust_pickle)
-    if explain:
-        if len(explain) > 2:
-            raise typer.BadParameter("give one name or two", param_hint="--explain")
-        _print(str(graph.explain(*explain)))
+    if names:
+        _print(str(graph.explain(*names, channel=channel)))
         return
     data = graph.to_dict()
     if output is not None:
@@ -167,6 +175,15 @@ def inspect(
         _print(report.render(data, "json"))
     elif output is None and not quiet:
         _print(report.render(data, "text"))
+
+
+def _names(explain: list[str], channel: int | None) -> list[str]:
+    """Check that what is to be explained is one question."""
+    if len(explain) > 2:
+        raise typer.BadParameter("give one name or two", param_hint="--explain")
+    if channel is not None and len(explain) != 1:
+        raise typer.BadParameter("give one `--explain NAME` with it", param_hint="--channel")
+    return explain
 
 
 def _amount(unit: str, text: str) -> float:

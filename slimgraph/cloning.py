@@ -24,7 +24,8 @@ def clone(graph_module: GraphModule, graph: Graph | None = None) -> GraphModule:
         graph_module: The original.
         graph: What the copy runs, and owns from then on; `None` copies the original's graph.
     """
-    copied = GraphModule(nn.Module(), Graph(), type(graph_module).__name__)
+    kind = getattr(graph_module, "clones_as", GraphModule)
+    copied: GraphModule = kind(nn.Module(), Graph(), type(graph_module).__name__)
     fresh = vars(copied)
     for name, value in vars(graph_module).items():
         # A bound method (torch.export installs some) would act on the original.

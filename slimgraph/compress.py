@@ -7,22 +7,30 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
+from torch.optim import Optimizer
 
 from slimgraph.analysis import analyze
 from slimgraph.calls import calls_of
+from slimgraph.effects import Effect
 from slimgraph.errors import PostconditionError
 from slimgraph.graph import DependencyGraph
+from slimgraph.keeping import Semantics, check_semantics, effects_of_mask
 from slimgraph.kept import KeptChannels
 from slimgraph.labels import Value, compact, restride
 from slimgraph.mask import keep_channels
+from slimgraph.opaque import is_opaque
 from slimgraph.ops.selection import selections_of
+from slimgraph.optimizers import follow
 from slimgraph.pass_manager import Pipeline, clone
+from slimgraph.passes.fold_constants import FoldConstants
 from slimgraph.passes.resize_literals import ResizeLiterals
 from slimgraph.passes.slice_parameters import SliceParameters
-from slimgraph.plan import Kept, Plan
+from slimgraph.plan import Plan, like, put_all
 from slimgraph.rules import POSITIONS, RuleTable
 from slimgraph.shapes import modules_of, names_of, place, propagate, stored_tensors
+from slimgraph.slicing import Kept
 from slimgraph.tracing import ExampleInputs, ensure_traced
+from slimgraph.zeroing import switched_off
 
 Observer = Callable[[str, fx.GraphModule, fx.GraphModule], None]
 
@@ -31,8 +39,10 @@ def compress(
     traced: fx.GraphModule | DependencyGraph,
     mask: Mapping[str, Any],
     *,
+    constants: Semantics = "zero",
     example_inputs: ExampleInputs | None = None,
     observer: Observer | None = None,
+    optimizer: Optimizer | None = None,
 ) -> fx.GraphModule:
     """Make the smaller model that computes what the masked one computes.
 
@@ -42,19 +52,27 @@ def compress(
             changed.
         mask: `slimgraph.Mask`, or a dict from group or module name to a bool tensor over its
             channels, True = keep.
+        constants: What a removed channel counts as: "zero", or, with "keep", the constant that it
+            is once its scale is zero and its shift is what it was; see `masked`.
         example_inputs: For a graph module that has no shapes yet.
         observer: Called after each pass with its name and the graph before and after.
+        optimizer: Of the model before: it moves to the smaller one with its state sliced, so
+            that training goes on where it was. It is the one argument that changes.
 
     Returns:
-        A new GraphModule that shares no tensor with `traced`, with its `.plan`. Names and
-        state-dict keys stay, and the batch size stays free.
+        A new GraphModule that shares no tensor with `traced`, with its `.plan`. Names, state-dict
+        keys, `requires_grad`, train and eval mode and hooks of torch.nn modules stay, and the
+        batch size stays free. Hooks of tensors stay with the old ones.
 
     Raises:
         MaskError: No smaller model does what this mask asks; the message says why.
+        PlanError: The optimizer is of another model, or has state that cannot be sliced.
         TraceError: There are no shapes.
     """
+    check_semantics(constants)
     graph = _analyzed(traced, example_inputs)
-    return shrink(graph, KeptChannels(graph, keep_channels(graph, mask)), observer)
+    kept = KeptChannels(graph, keep_channels(graph, mask))
+    return shrink(graph, kept, observer, effects_of_mask(kept, constants), optimizer)
 
 
 def _analyzed(
@@ -66,20 +84,27 @@ def _analyzed(
 
 
 def shrink(
-    graph: DependencyGraph, kept: KeptChannels, observer: Observer | None = None
+    graph: DependencyGraph,
+    kept: KeptChannels,
+    observer: Observer | None = None,
+    effects: tuple[Effect, ...] = (),
+    optimizer: Optimizer | None = None,
 ) -> fx.GraphModule:
     """Run the passes for a decision that is already checked."""
     plan = make_plan(graph, kept)
-    pipeline = Pipeline(
-        (ResizeLiterals(kept, graph.rules), SliceParameters(plan)), observer=observer
-    )
+    fold = FoldConstants(effects)
+    steps = (ResizeLiterals(kept, graph.rules), SliceParameters(plan), fold)
+    pipeline = Pipeline(steps if effects else steps[:2], observer=observer)
     slim = pipeline.run(graph.traced)
     inputs = [node for node in graph.traced.graph.nodes if node.op == "placeholder"]
     propagate(slim, *(node.meta["val"] for node in inputs))
     _check_shapes(slim, kept)
-    plan = replace(plan, options=_changed_options(graph, slim), calls=calls_of(slim))
+    options = _changed_options(graph, slim)
+    plan = replace(plan, options=options, calls=calls_of(slim), **fold.recorded(slim))
     earlier = getattr(graph.traced, "plan", None)
     vars(slim)["plan"] = plan if earlier is None else earlier.then(plan)
+    if optimizer is not None:
+        follow(optimizer, stored_tensors(graph.traced), stored_tensors(slim), plan.kept)()
     return slim
 
 
@@ -129,7 +154,9 @@ def make_plan(graph: DependencyGraph, kept: KeptChannels) -> Plan:
     )
     indices = {node.name + POSITIONS for node in graph.traced.graph.nodes}  # no weights
     sizes = {name: tuple(tensor.shape) for name, tensor in stored.items() if name not in indices}
-    called = (str(node.target) for node in graph.traced.graph.nodes if node.op == "call_module")
+    modules, named = modules_of(graph.traced), graph.traced.meta.get("leaves", {})
+    targets = (str(node.target) for node in graph.traced.graph.nodes if node.op == "call_module")
+    called = (name for name in targets if name in named or is_opaque(modules[name]))
     return Plan(
         padded,
         sizes,
@@ -143,6 +170,7 @@ def masked(
     traced: fx.GraphModule | DependencyGraph,
     mask: Mapping[str, Any],
     *,
+    constants: Semantics = "zero",
     example_inputs: ExampleInputs | None = None,
 ) -> fx.GraphModule:
     """Make the reference: all sizes as before, removed channels ignored by every consumer.
@@ -154,20 +182,30 @@ def masked(
     Args:
         traced: As for `compress`.
         mask: As for `compress`.
+        constants: With "keep", nothing is ignored; instead the last scale of each removed channel
+            (of the BatchNorm that alone reads its convolution or linear layer, else of that
+            layer's weight) is zero, while its shift stays.
         example_inputs: As for `compress`.
 
     Returns:
-        A GraphModule that shares its tensors with `traced`.
+        A GraphModule that shares its tensors with `traced`, but for weights that read channels
+        inside of a module, as recurrent layers do.
 
     Raises:
         MaskError: As for `compress`.
     """
+    check_semantics(constants)
     graph = _analyzed(traced, example_inputs)
     kept = KeptChannels(graph, keep_channels(graph, mask))
+    if constants == "keep":
+        return switched_off(kept)
     result = clone(graph.traced)
     twins = {node.name: node for node in result.graph.nodes}
     for index, read in enumerate(graph.ledger.reads):
         if kept.is_whole(read.value):
+            continue
+        if read.value.parameter is not None:
+            _read_zeros(result, read.value.parameter, _removed(kept, read.value))
             continue
         name = f"removed_{index}"
         result.register_buffer(name, _removed(kept, read.value), persistent=False)
@@ -183,6 +221,14 @@ def masked(
         )
     result.recompile()
     return result
+
+
+def _read_zeros(result: fx.GraphModule, weight: str, removed: Tensor) -> None:
+    """Let a weight inside of a module read zeros: a copy takes its place."""
+    stored = stored_tensors(result)
+    old = stored[weight]
+    new = like(old, old.detach().masked_fill(removed.to(old.device), 0))
+    put_all(result, dict.fromkeys(names_of(stored)[id(old)], new))
 
 
 def _removed(kept: KeptChannels, value: Value) -> Tensor:

@@ -1,11 +1,11 @@
 """Constants flow through the same ops: which channels always have the same value, and which.
 
 NaN stands for unknown. A channel whose weights are all zero is its bias; BatchNorm with scale
-zero is its shift; point-wise ops map constants to constants. What an op overwrites in place is
-unknown from then on, under all its names.
+zero is its shift; point-wise ops map constants to constants, and ops that mix positions keep those
+they cannot change (`constant_rules`). What an op overwrites in place is unknown from then on, under
+all its names.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,20 +14,26 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
+from slimgraph import constant_rules
+from slimgraph.contractions import CONTRACTIONS, op_of
 from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Ledger, Value, along, compact, varying
+from slimgraph.op_names import canonical
 from slimgraph.ops.elementwise import IDENTITY
 from slimgraph.ops.overwriting import overwrites
-from slimgraph.rules import Site, canonical
+from slimgraph.rules import Site
 from slimgraph.shapes import attribute, shallow
 
 _MOVES = frozenset(
     {"view", "reshape", "flatten", "unflatten", "permute", "transpose", "getitem", "split",
-     "chunk", "squeeze", "unsqueeze", "expand", "unbind", "narrow", "slice"}
+     "chunk", "squeeze", "unsqueeze", "expand", "unbind", "narrow", "slice", "select", "flip",
+     "t", "movedim", "moveaxis", "swapaxes", "swapdims", "repeat", "tile", "repeat_interleave",
+     "split_with_sizes", "_unsafe_view", "ravel", "roll",
+     "pixel_unshuffle", "view_as", "reshape_as"}
 )  # fmt: skip
-_MODULE_MOVES = (nn.Flatten, nn.Unflatten)
+_MODULE_MOVES = (nn.Flatten, nn.Unflatten, nn.PixelUnshuffle)
+_SHAPE_OF_OTHER = frozenset({"expand_as", "type_as"})
 _JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
-_REDUCTIONS = frozenset({"mean", "sum", "amax", "amin", "prod"})
 _RANDOM = frozenset(
     {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
      "feature_alpha_dropout", "rrelu", "rand_like", "randn_like", "empty_like", "bernoulli"}
@@ -41,12 +47,15 @@ class Constants:
     Args:
         graph: The analysed model.
         made: Returns, for a weight's name, which of its output channels have any weight left.
+        model: Holds other tensors than the analysed model under the same names.
     """
 
-    def __init__(self, graph: DependencyGraph, made: Weights) -> None:
+    def __init__(
+        self, graph: DependencyGraph, made: Weights, model: fx.GraphModule | None = None
+    ) -> None:
         self.graph = graph
         self.made = made
-        self.model = graph.traced
+        self.model = graph.traced if model is None else model
         self.values: dict[fx.Node, Any] = {}
         self._memory: dict[fx.Node, set[fx.Node]] = {}
         with torch.no_grad():
@@ -59,6 +68,8 @@ class Constants:
 
         Its shape is the value's own, with stride 0 along dims without channels.
         """
+        if node.op == "get_attr":
+            return self._known(node)
         found = self.values.get(node)
         return found if isinstance(found, Tensor) else None
 
@@ -67,10 +78,10 @@ class Constants:
         name = self._name(node)
         if kind == "contraction":
             return self._contraction(node)
-        if kind == "norm" and (node.op == "call_module" or name.endswith("batch_norm")):
-            return self._batch_norm(node, name)
+        if kind == "norm":
+            return self._norm(node, name)
         if kind == "element-wise":
-            return self._keeps_zero(node, 0) if name == "prelu" else self._pointwise(node, name)
+            return self._prelu(node) if name == "prelu" else self._pointwise(node, name)
         if kind == "selection":
             return self._known(_first(node))
         if kind == "movement":
@@ -113,8 +124,11 @@ class Constants:
         read = next((r for r in self.graph.ledger.reads if r.node is node), None)
         if read is None or read.weight is None:
             return None
+        name = op_of(self.graph, node)
+        if name not in CONTRACTIONS:
+            return None
         made = self.made(read.weight)
-        bias = self._bias(node)
+        bias = None if name in ("matmul", "mm") else self._bias(node)
         constant = torch.zeros(len(made), dtype=torch.float64) if bias is None else bias
         ndim = attribute(self.model, read.weight).ndim
         shape = tuple(node.meta["val"].shape)
@@ -131,8 +145,23 @@ class Constants:
         found = self._known(given)
         return torch.tensor(torch.nan, dtype=torch.float64) if found is None else found
 
+    def _norm(self, node: fx.Node, name: str) -> Tensor | None:
+        if name.endswith("batch_norm"):
+            return self._batch_norm(node, name)
+        if node.op != "call_module":
+            return None
+        module = self.model.get_submodule(str(node.target))
+        if getattr(module, "running_mean", None) is not None:
+            return self._batch_norm(node, name)
+        shape = tuple(node.meta["val"].shape)
+        blocks = constant_rules.blocks_of(module, len(shape))
+        if blocks is None:
+            return None
+        known = self._vector(self._layer(_first(node)))
+        return along(constant_rules.normalized(known, module, blocks), 1, shape)
+
     def _batch_norm(self, node: fx.Node, name: str) -> Tensor | None:
-        stored = self._batch_norm_tensors(node, name)
+        stored = constant_rules.batch_norm_tensors(node, name, self.model)
         if stored is None:
             return None
         mean, variance, weight, bias, eps = stored
@@ -140,7 +169,9 @@ class Constants:
         scale = torch.ones_like(mean) if weight is None else weight.double()
         shift = torch.zeros_like(mean) if bias is None else bias.double()
         source = self._known(node.args[0])
-        known = torch.full_like(mean, torch.nan) if source is None else self._vector(source)
+        known = torch.full_like(mean, torch.nan)
+        if source is not None and not constant_rules.trains(node):
+            known = self._vector(source)
         result = (known - mean) / (variance + eps).sqrt() * scale + shift
         return along(torch.where(scale == 0, shift, result).cpu(), 1, shape)
 
@@ -149,26 +180,6 @@ class Constants:
         rows = compact(known).movedim(1, 0).flatten(1)
         rows = rows.expand(known.shape[1], rows.shape[1])
         return torch.where((rows == rows[:, :1]).all(1), rows[:, 0], torch.nan)
-
-    def _batch_norm_tensors(self, node: fx.Node, name: str) -> Any:
-        if node.op == "call_module":
-            module = self.model.get_submodule(str(node.target))
-            if not isinstance(module, nn.modules.batchnorm._BatchNorm):
-                return None
-            found = [module.running_mean, module.running_var, module.weight, module.bias]
-            eps = module.eps
-        else:
-            given = [a for a in node.args[1:5] if isinstance(a, fx.Node) and a.op == "get_attr"]
-            if len(given) != 4:
-                return None
-            found = [attribute(self.model, str(a.target)) for a in given]
-            if name.startswith("aten."):
-                found = [*found[2:], *found[:2]]
-            eps = float(node.kwargs.get("eps", node.args[7] if len(node.args) > 7 else 1e-5))  # type: ignore[arg-type]
-        if found[0] is None or found[1] is None:
-            return None
-        doubles = [None if t is None else t.detach().double().cpu() for t in found]
-        return (*doubles, eps)
 
     def _known(self, argument: Any) -> Tensor | None:
         if not isinstance(argument, fx.Node):
@@ -186,7 +197,7 @@ class Constants:
             leaf
             for leaf in tree_leaves((node.args, node.kwargs))
             if isinstance(leaf, fx.Node) and isinstance(leaf.meta["val"], Tensor)
-        ]
+        ][: 1 if name in _SHAPE_OF_OTHER else None]
         found = {leaf: self._known(leaf) for leaf in tensors}
         if all(value is None for value in found.values()):
             return None
@@ -201,15 +212,13 @@ class Constants:
         args, kwargs = map_aggregate(
             (node.args, node.kwargs),
             lambda a: (
-                (small[a].nan_to_num() if a in small else a.meta["val"])
+                (_typed(small[a], a) if a in small else a.meta["val"])
                 if isinstance(a, fx.Node)
                 else a
             ),
         )
         try:
             result = self._function(node)(*args, **kwargs)
-            if not isinstance(result, Tensor) or not result.is_floating_point():
-                return None
             return torch.where(unknown, torch.nan, result.double()).expand(node.meta["val"].shape)
         except (RuntimeError, TypeError):
             return None
@@ -230,6 +239,9 @@ class Constants:
         return node.target
 
     def _moved(self, node: fx.Node, name: str) -> Any:
+        mixed = constant_rules.MIXES.get(name.replace("_", ""))
+        if mixed is not None:
+            return mixed(self._spread(_first(node)), self._settings(node))
         if node.op == "call_module":
             module = self.model.get_submodule(str(node.target))
             return self._movement(node) if isinstance(module, _MODULE_MOVES) else None
@@ -243,7 +255,7 @@ class Constants:
         if isinstance(first.meta["val"], tuple | list):
             found, index = self.values.get(first), node.args[1]
             return found[index] if isinstance(found, tuple) and isinstance(index, int) else None
-        value: Any = Value(tuple(first.meta["val"].shape), (self._layer(first),), node=first)
+        value: Any = Value(tuple(first.meta["val"].shape), (self._comparable(first),), node=first)
 
         def known(argument: Any) -> Any:
             if not isinstance(argument, fx.Node):
@@ -262,6 +274,19 @@ class Constants:
         layer = torch.tensor(torch.nan, dtype=torch.float64) if known is None else known
         return layer.expand(node.meta["val"].shape)
 
+    def _spread(self, node: fx.Node) -> Tensor:
+        """Return the same, varying along every dim that carries channels."""
+        layer = self._layer(node)
+        found = self.graph.values[node].layers if self.graph.values[node] is not None else ()
+        dims = {dim for labels in (*found, layer) for dim in varying(labels)}
+        index = tuple(slice(None if dim in dims else 1) for dim in range(layer.ndim))
+        return layer[index].clone(memory_format=torch.contiguous_format).expand(layer.shape)
+
+    def _comparable(self, node: fx.Node) -> Tensor:
+        """Return the same with infinity for unknown, which is equal to itself."""
+        layer = self._layer(node)
+        return compact(layer).nan_to_num(torch.inf).expand(layer.shape)
+
     def _joined(self, node: fx.Node, join: Callable[..., Tensor]) -> Tensor | None:
         """Join constants; dims along which none of them varies stay short."""
         pieces = node.args[0] if node.args else node.kwargs["tensors"]
@@ -273,46 +298,53 @@ class Constants:
             if len(node.args) > 1
             else node.kwargs.get("dim", node.kwargs.get("axis", 0))
         )
-        shape = node.meta["val"].shape
-        dim %= len(shape)
-        used = {d for layer in layers for d in varying(layer)}
-        used |= {dim} if join is torch.cat else set()
-        short = [
-            layer[tuple(slice(None) if d in used else slice(0, 1) for d in range(layer.ndim))]
-            for layer in layers
-        ]
-        return join(short, dim).expand(shape)
+        return constant_rules.joined(layers, join, dim, node.meta["val"].shape)
 
-    def _keeps_zero(self, node: fx.Node, mixed: int) -> Tensor | None:
-        """Keep zeros of an op that mixes the positions of the last dims, and nothing else."""
+    def _settings(self, node: fx.Node) -> constant_rules.Settings:
+        module = None
+        if node.op == "call_module":
+            module = self.model.get_submodule(str(node.target))
+        return constant_rules.Settings(node, module)
+
+    def _prelu(self, node: fx.Node) -> Tensor | None:
+        source = self._known(_first(node))
+        slope: Tensor | None
+        if node.op == "call_module":
+            slope = self.model.get_submodule(str(node.target))._parameters["weight"]
+        else:
+            slope = self._known(node.args[1] if len(node.args) > 1 else node.kwargs["weight"])
+        if source is None or slope is None:
+            return None
+        slope = slope.detach().double().cpu()
+        small = compact(source)
+        if slope.numel() > 1:
+            slope = along(slope, 1, tuple(source.shape))
+        result: Tensor = torch.where(small >= 0, small, compact(slope) * small)
+        return result.expand(source.shape)
+
+    def _pooled(self, node: fx.Node, name: str) -> Tensor | None:
+        """Pooling and resizing keep zero, and most of them every other constant."""
         source = self._known(_first(node))
         if source is None or not isinstance(node.meta["val"], Tensor):
             return None
-        kept = source.ndim - mixed
-        if any(dim >= kept for dim in varying(source)):
-            return None
-        zero = compact(source) == 0
-        return torch.where(zero, 0.0, torch.nan).double().expand(node.meta["val"].shape)
+        small = constant_rules.pooled(source, name.replace("_", ""), self._settings(node))
+        return None if small is None else small.expand(node.meta["val"].shape)
 
-    def _pooled(self, node: fx.Node, name: str) -> Tensor | None:
-        """Pooling and resizing keep zero; padding and counts may change other constants."""
-        if node.op == "call_module" and name.startswith("constantpad"):
-            return None
-        digits = re.search(r"(\d)d$", name)
-        return self._keeps_zero(node, int(digits[1]) if digits else len(node.meta["val"].shape) - 2)
-
-    def _reduced(self, node: fx.Node, name: str) -> Tensor | None:
-        """A mean, sum or extreme of zeros is zero."""
+    def _reduced(self, node: fx.Node, name: str) -> Any:
         source = self._known(_first(node))
         given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        if source is None or given is None or name not in _REDUCTIONS:
+        if source is None:
             return None
-        keepdim = len(node.meta["val"].shape) == source.ndim
-        other = compact(source) != 0
-        dims = given if isinstance(given, list | tuple) else (given,)
-        for dim in sorted({dim % source.ndim for dim in dims}, reverse=True):
-            other = other.any(dim, keepdim=keepdim)
-        return torch.where(other, torch.nan, 0.0).double().expand(node.meta["val"].shape)
+        value = node.meta["val"]
+        if not isinstance(value, Tensor):  # the largest or smallest, and where they are
+            name, value = f"a{name}", value[0]
+        shape = value.shape
+        keepdim = len(shape) == source.ndim
+        small = constant_rules.reduced(source, name, given, keepdim=keepdim)
+        if small is None:
+            return None
+        result = small.expand(shape)
+        return result if isinstance(node.meta["val"], Tensor) else (result, None)
 
 
 def _first(node: fx.Node) -> Any:
@@ -320,7 +352,17 @@ def _first(node: fx.Node) -> Any:
 
 
 def _only_layer(value: Value) -> Tensor | None:
-    return value.layers[0] if value.layers else None
+    if not value.layers:
+        return None
+    layer = value.layers[0]
+    small = compact(layer)
+    return torch.where(small.isinf(), torch.nan, small).expand(layer.shape)
+
+
+def _typed(small: Tensor, node: fx.Node) -> Tensor:
+    """Return constants as an op takes them: in double precision, or whole numbers and bools."""
+    kind = node.meta["val"].dtype
+    return small.nan_to_num() if kind.is_floating_point else small.nan_to_num().to(kind)
 
 
 def _small(known: Tensor | None, node: fx.Node) -> Tensor:

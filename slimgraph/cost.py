@@ -131,7 +131,8 @@ class CostModel:
 
 def _uses(node: fx.Node, traced: fx.GraphModule, weight: str) -> float:
     """Count the output positions of a contraction, per example."""
-    shape = tuple(node.meta["val"].shape)
+    made = node.meta["val"]
+    shape = tuple((made[0] if isinstance(made, tuple) else made).shape)  # of a recurrent layer's
     source = node.args[0] if node.args else node.kwargs["input"]
     assert isinstance(source, fx.Node)
     ndim = attribute(traced, weight).ndim

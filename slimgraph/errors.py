@@ -27,6 +27,10 @@ class SlimgraphError(Exception):
         return f"{self.message}{place}{hint}"
 
 
+class UnknownOpWarning(UserWarning):
+    """An op has no rule, so the channels it touches stay."""
+
+
 class TraceError(SlimgraphError):
     """The model cannot be traced: its forward fails or branches on data."""
 
@@ -73,6 +77,10 @@ class FrozenChannelError(MaskError):
 
 class UnevenBlocksError(MaskError):
     """A mask that keeps different numbers of channels in blocks that must stay equal."""
+
+
+class VaryingChannelError(MaskError):
+    """A mask that removes a channel whose effect, to be kept, is not one of a constant."""
 
 
 class BudgetError(SlimgraphError):

@@ -17,6 +17,7 @@ from slimgraph.compress import masked
 from slimgraph.errors import FileError, SlimgraphError
 from slimgraph.files import check_target, draft_of, write_text
 from slimgraph.graph import DependencyGraph
+from slimgraph.keeping import check_semantics
 from slimgraph.loading import load_model
 from slimgraph.mask import Mask
 from slimgraph.onnx_export import ExportReport, export_onnx
@@ -39,6 +40,7 @@ class Request:
     onnx: Path
     mask: Path | None = None
     selections: bool = False
+    constants: Any = None
     budget: dict[str, float] = field(default_factory=dict)
     choice: dict[str, Any] = field(default_factory=dict)
     shapes: Sequence[tuple[int, ...]] = ()
@@ -85,6 +87,7 @@ def run(request: Request, say: Say) -> Done:
         has_mask=request.mask is not None,
         spell=lambda name: f"--{name.replace('_', '-')}",
     )
+    check_semantics(request.constants or "zero")
     traced = load_traced(
         request.model, request.shapes, say, arch=request.arch, trust_pickle=request.trust_pickle
     )
@@ -95,13 +98,14 @@ def run(request: Request, say: Say) -> Done:
         **asked,
         mask=None if request.mask is None else Mask.load(request.mask),
         selections=request.selections,
+        constants=request.constants,
         observer=observer,
         progress=say,
     )
     exactness = None
     if request.verify:
         say("verify against the masked model")
-        exactness = _verify(traced, result, request.tolerance)
+        exactness = _verify(traced, result, request)
     exported = _write(request, result, observer, say)
     return Done(result, exported, exactness, tuple(targets))
 
@@ -151,13 +155,12 @@ def _check_targets(request: Request, targets: Sequence[Path]) -> None:
         _format_of(target)
 
 
-def _verify(traced: fx.GraphModule, result: SlimResult, tolerance: float) -> float:
+def _verify(traced: fx.GraphModule, result: SlimResult, request: Request) -> float:
     """Compare the smaller model with the masked one, or with the model itself if lossless."""
-    lossless = (
-        not result.report["settings"]["budget"]
-        and "given" not in result.report["settings"]["criterion"]
-    )
-    reference = traced if lossless else masked(result.graph, result.mask)
+    lossless = not request.budget and request.mask is None
+    reference = traced
+    if not lossless:
+        reference = masked(result.graph, result.mask, constants=request.constants or "zero")
     inputs = example_inputs(traced)
     modes = [(module, module.training) for m in (reference, result.model) for module in m.modules()]
     try:
@@ -166,7 +169,7 @@ def _verify(traced: fx.GraphModule, result: SlimResult, tolerance: float) -> flo
     finally:
         for module, training in modes:
             module.training = training
-    parity = compare(outputs[0], outputs[1], tolerance)
+    parity = compare(outputs[0], outputs[1], request.tolerance)
     require_parity(
         parity, "the smaller model and the " + ("given" if lossless else "masked") + " one"
     )

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import networkx as nx
@@ -15,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx
 
 from slimgraph.errors import UnknownGroupError
-from slimgraph.groups import Explanation, Group, Member, Reason, Step, module_of
+from slimgraph.groups import Explanation, Group, Member, Reason, module_of
 from slimgraph.labels import MAKING, NOT_STORED, Axis, Freeze, Ledger, Value, compact
 from slimgraph.rules import RuleTable
 from slimgraph.selection import SelectedChannels
@@ -233,9 +232,14 @@ class DependencyGraph:
         Raises:
             UnknownGroupError: Nothing of that name makes channels; names the nearest that does.
         """
-        return self._find(name)[0]
+        return self.find(name)[0]
 
-    def _find(self, name: str) -> tuple[Group, Axis | None]:
+    def find(self, name: str) -> tuple[Group, Axis | None]:
+        """Find a group by its name or by a module, of which also the axis that makes channels.
+
+        Raises:
+            UnknownGroupError: As for `group_of`.
+        """
         if name in self._by_name:
             return self._by_name[name]
         near = get_close_matches(name, self._by_name, n=1, cutoff=0.3)
@@ -255,57 +259,32 @@ class DependencyGraph:
             name: Of a group or a module. Of both, it is the group, whose size may be another one.
             length: Of the mask entry: then a module of that name and length is meant, too.
         """
-        group, axis = self._find(name)
+        group, axis = self.find(name)
         own = group.components if axis is None else self.component[axis.labels.flatten()]
         if group.name == name and (group.size == length or len(own) != length):
             return group.components
         return own
 
-    def explain(self, left: str, right: str | None = None) -> Explanation:
+    def explain(
+        self, left: str, right: str | None = None, *, channel: int | None = None
+    ) -> Explanation:
         """Say what ties two modules' channels together, or what keeps one's from leaving.
 
         Args:
             left: A group or module name.
             right: Another one; without it, the reasons why `left` is frozen.
+            channel: The position of one channel of `left`: why this one is.
 
         Returns:
-            The chain of nodes with the model's file and line; print it.
+            The chain of nodes with the model's file and line, and what would free the channels;
+            print it.
+
+        Raises:
+            GroupError: There is no such name or channel.
         """
-        group = self.group_of(left)
-        if right is None:
-            state = "can shrink" if group.prunable else "cannot shrink"
-            return Explanation(f"`{left}` {state}", reasons=group.reasons)
-        other = self.group_of(right)
-        common = _common(self.components(left), self.components(right))
-        if common is None:
-            tied = "share parameters but no channel" if group is other else "are independent"
-            return Explanation(f"`{left}` and `{right}` {tied}")
-        links = self._links(common)
-        path = nx.shortest_path(links, self._label_of(left, common), self._label_of(right, common))
-        steps = []
-        for one, two in pairwise(path):
-            node = links.edges[one, two]["node"]
-            steps.append(
-                Step(self.owner(one), self.owner(two), node.name, node.meta.get("source", ""))
-            )
-        return Explanation(f"`{left}` and `{right}` leave together", tuple(steps))
+        from slimgraph.explanations import explain
 
-    def _links(self, component: int) -> "nx.Graph[int]":
-        links: nx.Graph[int] = nx.Graph()
-        links.add_nodes_from((self.component == component).nonzero().flatten().tolist())
-        for edge in self.ledger.edges:
-            inside = self.component[edge.left] == component
-            for one, two in zip(
-                edge.left[inside].tolist(), edge.right[inside].tolist(), strict=True
-            ):
-                links.add_edge(one, two, node=edge.node)
-        return links
-
-    def _label_of(self, name: str, component: int) -> int:
-        axis = self._find(name)[1]
-        labels = torch.arange(self.size) if axis is None else axis.labels.flatten()
-        labels = labels[labels > 0]
-        return int(labels[self.component[labels] == component][0])
+        return explain(self, left, right, channel)
 
     @cached_property
     def _starts(self) -> np.ndarray[Any, Any]:
@@ -383,11 +362,6 @@ class DependencyGraph:
         return (
             f"DependencyGraph({len(self.groups)} groups, {prunable} prunable, {channels} channels)"
         )
-
-
-def _common(left: Tensor, right: Tensor) -> int | None:
-    shared = set(right.tolist())
-    return next((index for index in left.tolist() if index in shared), None)
 
 
 def _unique_names(opened: list[list[Axis]]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from slimgraph.display import Rows, Shown
+from slimgraph.remedies import remedy
 
 
 class Member(NamedTuple):
@@ -26,6 +27,11 @@ class Reason(NamedTuple):
         """Say it in one line."""
         place = f"%{self.node} ({self.source})" if self.source else f"%{self.node}"
         return f"{self.message} at {place}"
+
+    @property
+    def remedy(self) -> str:
+        """What would free them."""
+        return remedy(self.message)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -90,9 +96,11 @@ class Explanation:
     reasons: tuple[Reason, ...] = ()
 
     def __str__(self) -> str:
-        """Give the question and one line per step."""
-        lines = [str(item) for item in (*self.steps, *self.reasons)]
-        return "\n".join([self.question, *(f"  {line}" for line in lines)])
+        """Give the answer, one line per step, and per reason one more with what would free it."""
+        lines = [f"  {step}" for step in self.steps]
+        for reason in self.reasons:
+            lines += [f"  {reason}", f"    to free it: {reason.remedy}"]
+        return "\n".join([self.question, *lines])
 
     __repr__ = __str__
 

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
+from slimgraph.remedies import SINGLE
+
 Shape = tuple[int, ...]
 MAKING = ("out", "bare", "selected")  # roles of axes whose channels a mask may name
 NOT_STORED = ("created", "selected")  # roles of axes that are no dims of parameters
-SINGLE = "has a single channel"
 
 
 def varying(layer: Tensor) -> tuple[int, ...]:
@@ -155,7 +156,7 @@ class Ledger:
     blocks: list[Block] = field(default_factory=list)
     selections: list[Selection] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
-    pinned: dict[str, tuple[fx.Node, str]] = field(default_factory=dict)
+    pinned: dict[tuple[str, int | None], tuple[fx.Node, str]] = field(default_factory=dict)
 
     def fresh(self, count: int) -> Tensor:
         """Make new labels."""
@@ -207,13 +208,18 @@ class Ledger:
             for layer in value.layers:
                 self.freeze(layer, node, message)
             if value.parameter is not None:
-                self.pinned[value.parameter] = (node, message)
+                self.pin(value.parameter, None, node, message)
+
+    def pin(self, parameter: str, dim: int | None, node: fx.Node, message: str) -> None:
+        """Keep whatever lies along a dim of a parameter from leaving; `None` stands for all."""
+        self.pinned[parameter, dim] = (node, message)
 
     def close(self) -> None:
         """End the walk: freeze every axis of a parameter that an op needs whole."""
         for axis in list(self.axes.values()):
-            if axis.parameter in self.pinned:
-                self.freeze(axis.labels, *self.pinned[axis.parameter])
+            for dim in (axis.dim, None):
+                if (axis.parameter, dim) in self.pinned:
+                    self.freeze(axis.labels, *self.pinned[axis.parameter, dim])
 
     def block(
         self,

@@ -8,72 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.optim import Optimizer
 
 from slimgraph.calls import first_other_call
 from slimgraph.display import Rows, Shown
 from slimgraph.errors import PlanError, SlimgraphError
 from slimgraph.labels import Shape
 from slimgraph.ops import DEFAULT_TABLE
+from slimgraph.optimizers import follow
+from slimgraph.positions import check_positions, composed
 from slimgraph.shapes import modules_of, names_of, shallow, stored_tensors
+from slimgraph.shifts import check_shifts, shift_all, shifts_of_both
+from slimgraph.slicing import Kept, slice_tensor
 from slimgraph.tracing import ExampleInputs, trace
-
-Kept = tuple[Tensor | None, ...]
-
-
-def slice_tensor(tensor: Tensor, kept: Kept) -> Tensor:
-    """Keep positions of a tensor; the result is a copy of what is left and nothing more.
-
-    Args:
-        tensor: Any tensor.
-        kept: Per dim a vector of positions, a matrix (groups, positions) on dim 1 of a grouped
-            weight, or `None` for all.
-
-    Returns:
-        The kept part, on the same device, in the same dtype and memory format.
-    """
-    source = tensor.detach()
-    given = [None if entry is None else entry.to(source.device) for entry in kept]
-    if all(entry is None for entry in given):
-        return source.clone()
-    rows, *others = given
-    crossed = [entry for entry in others if entry is not None]
-    at_once = max(1, _AT_ONCE // (source[:1].numel() * source.element_size() or 1))
-    if rows is None or len(rows) <= at_once or not crossed or crossed[0].ndim > 1:
-        return _laid_out(_select(source, given), source)
-    shape = [size if k is None else len(k) for size, k in zip(source.shape, given, strict=True)]
-    result = _laid_out(source.new_empty(shape), source)
-    for part, target in zip(rows.split(at_once), result.split(at_once), strict=True):
-        target.copy_(_select(source, [part, *others]))
-    return result
-
-
-# Bytes of rows that are gathered before their columns are: they fit a processor's cache, and a
-# large matrix is sliced without memory beyond the result.
-_AT_ONCE = 1 << 18
-
-
-def _select(tensor: Tensor, kept: Sequence[Tensor | None]) -> Tensor:
-    for dim, index in enumerate(kept):
-        if index is not None:
-            plain = index.ndim == 1
-            tensor = tensor.index_select(dim, index) if plain else _per_group(tensor, index)
-    return tensor
-
-
-def _laid_out(result: Tensor, source: Tensor) -> Tensor:
-    """Give a result the memory format of its source, which torch's selections forget."""
-    wanted = {4: torch.channels_last, 5: torch.channels_last_3d}.get(source.ndim)
-    if source.is_contiguous() or wanted is None or not source.is_contiguous(memory_format=wanted):
-        return result
-    return result.contiguous(memory_format=wanted)
-
-
-def _per_group(weight: Tensor, positions: Tensor) -> Tensor:
-    groups, count = positions.shape
-    rows = weight.reshape(groups, -1, *weight.shape[1:])
-    index = positions.reshape(groups, 1, count, *([1] * (weight.ndim - 2)))
-    index = index.expand(groups, rows.shape[1], count, *weight.shape[2:])
-    return rows.gather(2, index).flatten(0, 1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,7 +34,9 @@ class Plan(Shown):
         options: Settings of modules that change, by module and name: the groups that are left.
         inputs: Shape and dtype of the example inputs, by name.
         calls: What the compressed model calls on them; see `slimgraph.calls`.
-        leaves: Submodules that the traced model calls as one node each.
+        leaves: Submodules that the traced model calls as one opaque node each.
+        shifts: Names of biases, some of them new, to what they get of constants that left.
+        carriers: Where constants need nodes that only the compressed GraphModule has.
         selections: Nodes of the compressed model that take out positions, as no class does.
     """
 
@@ -97,6 +46,8 @@ class Plan(Shown):
     inputs: tuple[tuple[str, Shape, str], ...] = ()
     calls: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
+    shifts: Mapping[str, Tensor] = field(default_factory=dict)
+    carriers: tuple[str, ...] = ()
     selections: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -112,6 +63,8 @@ class Plan(Shown):
 
     def new_shape(self, name: str) -> Shape:
         """Return the shape of a parameter or buffer after the plan."""
+        if name not in self.sizes:  # a bias that the plan adds
+            return tuple(self.shifts[name].shape)
         kept = self.kept.get(name, (None,) * len(self.sizes[name]))
         shape = [
             size if k is None else k.shape[-1]
@@ -133,27 +86,37 @@ class Plan(Shown):
                 )
         kept = dict(self.kept)
         for name, entries in later.kept.items():
+            if name not in self.sizes:  # what this plan adds, the model it is made for lacks
+                continue
             earlier = self.kept.get(name, (None,) * len(entries))
-            kept[name] = _composed(earlier, entries, self.sizes.get(name, later.sizes[name]))
+            kept[name] = composed(earlier, entries, self.sizes[name])
         both = [*self.options.items(), *later.options.items()]
         options: dict[str, dict[str, Any]] = {module: {} for module, _ in both}
         for module, changed in both:
             options[module].update(changed)
+        shifts = shifts_of_both(self.shifts, later.shifts, later.kept)
+        carriers = (*self.carriers, *later.carriers)
+        sizes = self.sizes
         selections = tuple(dict.fromkeys((*self.selections, *later.selections)))
-        return replace(later, kept=kept, sizes=self.sizes, options=options, selections=selections)
+        result = replace(later, kept=kept, sizes=sizes, options=options, selections=selections)
+        return replace(result, shifts=shifts, carriers=carriers)
 
-    def apply(self, model: nn.Module) -> nn.Module:
-        """Shrink a fresh instance of the model's own class, in place or not at all.
+    def apply(self, model: nn.Module, optimizer: Optimizer | None = None) -> nn.Module:
+        """Shrink an instance of the model's own class, in place or not at all.
 
         Args:
-            model: An instance with the sizes the plan was made for, on any device.
+            model: An instance with the sizes the plan was made for, on any device, in any dtype.
+            optimizer: Of this model, maybe of others too: its state is sliced likewise and its
+                groups get the new parameters, so that training goes on where it was.
 
         Returns:
-            The same object; parameters are new tensors with their `requires_grad` as before.
+            The same object. What shrinks is a new tensor, with gradient, `requires_grad`, dtype,
+            device and memory format as before; hooks of modules stay, those of tensors do not.
 
         Raises:
-            PlanError: A name is missing or has another shape, or the model's own code has
-                sizes written into it, so that its forward cannot run when smaller.
+            PlanError: A name is missing or has another shape, the model's own code has sizes
+                written into it, so that its forward cannot run when smaller, or the optimizer
+                is of another model or has state that cannot be sliced.
         """
         if self.selections:
             text = f"it selects channels at `%{self.selections[0]}`, as no class does by itself"
@@ -161,14 +124,21 @@ class Plan(Shown):
         stored = stored_tensors(model)
         for name in self.kept:
             _check_shape(name, stored.get(name), self.sizes[name])
+        check_shifts(model, self.shifts.keys(), self.sizes.keys(), self.carriers)
         self._rehearse(model)
         names = names_of(stored)
         sliced: dict[str, Tensor] = {}
         for name in self.kept:
             new = like(stored[name], slice_tensor(stored[name], self.kept[name]))
+            if (grad := stored[name].grad) is not None:
+                new.grad = slice_tensor(grad, self.kept[name])
             sliced.update(dict.fromkeys(names[id(stored[name])], new))
+        change = None if optimizer is None else follow(optimizer, stored, sliced, self.kept)
         put_all(model, sliced)
         self.resize_modules(model)
+        shift_all(model, self.shifts)
+        if change is not None:
+            change()
         return model
 
     def _rehearse(self, model: nn.Module) -> None:
@@ -176,6 +146,7 @@ class Plan(Shown):
         twin = shallow(model, lambda tensor: tensor.to("meta"))
         stored = stored_tensors(model)
         names = names_of(stored)
+        floating = {t.dtype for t in stored.values() if t.is_floating_point()}
         for name in self.kept:
             small = torch.empty(self.new_shape(name), dtype=stored[name].dtype, device="meta")
             put_all(twin, dict.fromkeys(names[id(stored[name])], like(stored[name], small)))
@@ -191,7 +162,8 @@ class Plan(Shown):
         if not self.calls:
             return
         try:
-            traced = trace(twin, _examples(twin, self.inputs), leaves=self.leaves)
+            inputs = _examples(twin, self.inputs, floating)
+            traced = trace(twin, inputs, leaves=self.leaves, fallback=False)
         except SlimgraphError as error:
             raise PlanError(
                 f"the forward of `{name}` depends on sizes that the plan changes: {error.message}",
@@ -232,12 +204,14 @@ class Plan(Shown):
             for dim, positions in enumerate(entries)
             if positions is not None
         }
+        tensors |= {f"{name}+": shift.contiguous() for name, shift in self.shifts.items()}
         payload = {
             "sizes": {name: list(shape) for name, shape in self.sizes.items()},
             "options": {name: dict(changed) for name, changed in self.options.items()},
             "inputs": [[name, list(shape), dtype] for name, shape, dtype in self.inputs],
             "calls": list(self.calls),
             "leaves": list(self.leaves),
+            "carriers": list(self.carriers),
             "selections": list(self.selections),
         }
         return payload, tensors
@@ -253,10 +227,14 @@ class Plan(Shown):
             sizes = {name: tuple(shape) for name, shape in payload["sizes"].items()}
             inputs = tuple((n, tuple(shape), dtype) for n, shape, dtype in payload["inputs"])
             kept: dict[str, list[Tensor | None]] = {}
+            shifts = {key[:-1]: shift for key, shift in tensors.items() if key.endswith("+")}
             for key, positions in tensors.items():
+                if key.endswith("+"):
+                    continue
                 name, _, dim = key[:-1].rpartition("[")
                 kept.setdefault(name, [None] * len(sizes[name]))[int(dim)] = positions
             calls, leaves = (tuple(map(str, payload[key])) for key in ("calls", "leaves"))
+            carriers = tuple(map(str, payload.get("carriers", ())))
             selections = tuple(map(str, payload.get("selections", ())))
             options = {
                 name: {key: _setting(value) for key, value in changed.items()}
@@ -265,9 +243,9 @@ class Plan(Shown):
         except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise PlanError(f"the data does not describe a plan: {error!r}") from error
         for name, entries in kept.items():
-            _check_positions(name, entries, sizes[name])
+            check_positions(name, entries, sizes[name])
         done = {name: tuple(entries) for name, entries in kept.items()}
-        return cls(done, sizes, options, inputs, calls, leaves, selections)
+        return cls(done, sizes, options, inputs, calls, leaves, shifts, carriers, selections)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as safetensors."""
@@ -317,9 +295,17 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
         module._buffers[name] = tensor
 
 
-def _examples(model: nn.Module, inputs: Sequence[tuple[str, Shape, str]]) -> ExampleInputs:
-    """Make data-less inputs: by name, as some may have been left out, if the names say it all."""
+def _examples(
+    model: nn.Module, inputs: Sequence[tuple[str, Shape, str]], floating: set[torch.dtype]
+) -> ExampleInputs:
+    """Make data-less inputs: by name, as some may have been left out, if the names say it all.
+
+    A model that computes in one floating dtype gets its inputs in that one.
+    """
     made = {n: torch.empty(s, dtype=getattr(torch, d), device="meta") for n, s, d in inputs}
+    if len(floating) == 1:
+        (own,) = floating
+        made = {n: t.to(own) if t.is_floating_point() else t for n, t in made.items()}
     parameters = inspect.signature(model.forward).parameters
     variadic = inspect.Parameter.VAR_KEYWORD
     takes_all = any(parameter.kind is variadic for parameter in parameters.values())
@@ -350,36 +336,3 @@ def _check_shape(name: str, tensor: Tensor | None, shape: Shape) -> None:
             f"`{name}` has shape {tuple(tensor.shape)}, the plan was made for {tuple(shape)}",
             hint="apply the plan to a fresh, unpruned instance",
         )
-
-
-def _check_positions(name: str, entries: list[Tensor | None], shape: Shape) -> None:
-    for positions, size in zip(entries, shape, strict=True):
-        if positions is None:
-            continue
-        bad = positions.dtype != torch.long or positions.ndim not in (1, 2) or not positions.numel()
-        if bad or int(positions.min()) < 0 or int(positions.max()) >= size:
-            raise PlanError(f"the kept positions of `{name}` do not fit its shape {shape}")
-
-
-def _composed(first: Kept, later: Kept, shape: Shape) -> Kept:
-    """Index what was kept by what is kept of it."""
-    result: list[Tensor | None] = []
-    for dim, (one, two) in enumerate(zip(first, later, strict=True)):
-        if one is not None and one.ndim > 1:
-            before = first[1 - dim]
-            full = shape[1 - dim] if before is None else len(before)
-            rows = one[_rows(later[1 - dim], full, one.shape[0])]
-            if two is not None:  # a vector once a single group was left
-                rows = rows[:, two] if two.ndim == 1 else rows.gather(1, two)
-            result.append(rows)
-        else:
-            result.append(one if two is None else two if one is None else one[two])
-    return tuple(result)
-
-
-def _rows(later: Tensor | None, full: int, groups: int) -> Tensor:
-    """Find which groups of a grouped weight a plan leaves, from its kept positions of dim 0."""
-    if later is None:
-        return torch.arange(groups)
-    rows: Tensor = (later // (full // groups)).unique()
-    return rows

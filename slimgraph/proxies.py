@@ -1,64 +1,54 @@
-"""Proxies that carry values without data, and the tracer that makes them."""
+"""The tracer whose proxies carry values without data."""
 
 import inspect
 import math
 import operator
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import Attribute, Scope, ScopeContextManager
-from torch.utils._pytree import tree_leaves
+from torch.fx.graph import inplace_methods
+from torch.fx.immutable_collections import immutable_dict
+from torch.fx.proxy import Scope, ScopeContextManager
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from slimgraph.attention import attend, can_attend
-from slimgraph.errors import TraceError
-from slimgraph.shapes import MetaRunner, attribute, device_of, place, to_meta
+from slimgraph.errors import SlimgraphError, TraceError
+from slimgraph.proxied import ValueProxy
+from slimgraph.shapes import MetaRunner, attribute, device_of, to_meta
+from slimgraph.sources import raised_at, source_of_frame
+from slimgraph.structures import holds_tensor, is_record
 
-_HERE = f"{Path(__file__).parent}{os.sep}"
-_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 _CALL = nn.Module.__call__
-_FACTORIES = (torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn)
-
-
-def _source_of_frame(frame: Any) -> str:
-    """Find the innermost line of the user's model: neither torch's code nor ours."""
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if name.startswith(_HERE) and frame.f_code.co_name == "_trace":
-            return ""
-        if not name.startswith((_HERE, _TORCH, "<")):
-            return f"{_short(name)}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
-
-
-@lru_cache(maxsize=1024)
-def _short(filename: str) -> str:
-    roots = [f"{root.rstrip(os.sep)}{os.sep}" for root in (*sys.path, str(Path.cwd())) if root]
-    inside = [root for root in roots if filename.startswith(root)]
-    return filename[len(max(inside, key=len)) :] if inside else Path(filename).name
-
-
-def raised_at(error: BaseException) -> str | None:
-    """Find the line of the user's model where an exception came up."""
-    found = None
-    trace_back = error.__traceback__
-    while trace_back is not None:
-        name = trace_back.tb_frame.f_code.co_filename
-        if not name.startswith((_HERE, _TORCH, "<")):
-            found = f"{_short(name)}:{trace_back.tb_lineno}"
-        trace_back = trace_back.tb_next
-    return found
+# They may get nothing but proxies of sizes, dtypes and devices, which C++ does not take.
+_FACTORIES = (
+    torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn, torch.randint,
+    torch.arange, torch.linspace, torch.eye, torch.tensor, torch.as_tensor, torch.randperm,
+    torch.tril_indices, torch.triu_indices, torch.finfo, torch.iinfo,
+)  # fmt: skip
+# torch.nn classes whose forward is Python over other modules: the tracer looks inside.
+_COMPOSED = (
+    nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder,
+    nn.TransformerDecoderLayer,
+)  # fmt: skip
+# torch's own parametrisations that change their state in training: they stay calls.
+_STATEFUL = frozenset({"_SpectralNorm", "_Orthogonal"})
 
 
 class ValueTracer(fx.Tracer):
-    """An fx tracer that runs every node on meta tensors while it records it."""
+    """An fx tracer that runs every node on meta tensors while it records it.
+
+    Attributes:
+        opaque: Submodules that turned out not to be traceable, and why.
+        bare: Modules of torch.nn whose hooks the graph contains, so that they must not run again.
+    """
 
     proxy_buffer_attributes = True
 
@@ -68,24 +58,32 @@ class ValueTracer(fx.Tracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         leaves: Sequence[str],
+        *,
+        fallback: bool = True,
     ) -> None:
         super().__init__(autowrap_modules=(math,), autowrap_functions=_FACTORIES)
         self._autowrap_search.append(torch)  # `torch.zeros(x.shape[0], 4)` has no tensor argument
         self.examples = (args, kwargs)
         self.leaves = frozenset(leaves)
-        self.run = MetaRunner(model, device_of(model))
+        self.fallback = fallback
+        self.device = device_of(model)
+        self.run = MetaRunner(model, self.device)
         self.evaluating = False
         stored = chain(model.named_parameters(), model.named_buffers())
         self.names = {id(tensor): name for name, tensor in stored}
+        self.written: dict[int, tuple[Tensor, fx.Proxy]] = {}
+        self.read: dict[str, fx.Proxy] = {}
+        self.opaque: dict[str, str] = {}
+        self.bare: set[str] = set()
         unknown = self.leaves - {name for name, _ in model.named_modules()}
         if unknown:
             raise TraceError(f"`leaves` names `{min(unknown)}`, which is no submodule")
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Keep torch.nn modules, and those the caller named, as one node."""
-        return module_qualified_name in self.leaves or super().is_leaf_module(
-            m, module_qualified_name
-        )
+        if module_qualified_name in self.leaves or isinstance(m, torch.jit.ScriptModule):
+            return True
+        return super().is_leaf_module(m, module_qualified_name) and not opens(m)
 
     def proxy(self, node: fx.Node) -> "ValueProxy":
         """Make the proxy of a node."""
@@ -95,44 +93,141 @@ class ValueTracer(fx.Tracer):
         self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any
     ) -> Any:
         """Record a node, its value, and the line of the model it comes from."""
-        if kind == "call_function" and _is_wrapped(target):
-            return target(*args, **kwargs)  # look inside functions marked with `fx.wrap`
+        kind, target = _as_operator(kind, target)
+        if args and type(args[0]) is Tensor and _writes(kind, target):
+            self._make_writable(args[0])
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         node = proxy.node
-        node.meta["source"] = _source_of_frame(sys._getframe(1))
+        node.meta["source"] = source_of_frame(sys._getframe(1))
         if kind != "placeholder":
-            self.evaluating = True
-            try:
-                node.meta["val"] = self.run(node)
-            finally:
-                self.evaluating = False
+            self._evaluate(node)
         return proxy
 
+    def _evaluate(self, node: fx.Node) -> None:
+        self.evaluating = True
+        try:
+            node.meta["val"] = self.run(node)
+        finally:
+            self.evaluating = False
+
+    def look_into(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Trace through a function marked with `fx.wrap`; if that fails it stays one call."""
+        before = self._mark()
+        try:
+            return function(*args, **kwargs)
+        except Exception:  # it is marked because tracing it may raise anything
+            self._roll_back(before)
+        return self.create_proxy("call_function", function, args, kwargs)
+
+    def _mark(self) -> tuple[fx.Node | None, Any]:
+        return next(iter(reversed(self.graph.nodes)), None), self.module_stack.copy()
+
+    def _roll_back(self, mark: tuple[fx.Node | None, Any]) -> None:
+        """Forget every node since a mark, under whatever name it is remembered."""
+        last, self.module_stack = mark
+        erased = set()
+        for node in reversed(list(self.graph.nodes)):
+            if node is last:
+                break
+            erased.add(node)
+            self.graph.erase_node(node)
+        for name in [name for name, proxy in self.read.items() if proxy.node in erased]:
+            del self.read[name]
+        self.written = {k: v for k, v in self.written.items() if v[1].node not in erased}
+
+    def _make_writable(self, constant: Tensor) -> None:
+        """Copy a constant that forward makes and writes into, afresh in every call."""
+        if id(constant) not in self.written:
+            copy = self.create_proxy("call_function", torch.clone, (constant,), {})
+            self.written[id(constant)] = (constant, copy)
+
+    def create_arg(self, a: Any) -> Any:
+        """Turn what user code passes on into nodes and plain values."""
+        if isinstance(a, fx.Proxy):
+            return a.node
+        if type(a) is Tensor and id(a) in self.written:
+            return self.written[id(a)][1].node
+        if isinstance(a, dict) and type(a) not in (dict, immutable_dict):
+            return self._container(a)
+        return super().create_arg(a)
+
+    def _container(self, made: dict[Any, Any]) -> Any:
+        """Build a dict of a class of its own (ordered, or a Hugging Face output) in the graph."""
+        given = {key: self.create_arg(value) for key, value in made.items() if value is not None}
+        if is_dataclass(type(made)):
+            return self.create_node("call_function", type(made), (), given)
+        pairs = [(key, given.get(key)) for key in made]
+        return self.create_node("call_function", type(made), (pairs,), {})
+
     def create_node(self, kind: str, target: Any, *rest: Any, **more: Any) -> fx.Node:
-        """Record a node; constants that forward makes come this way only."""
+        """Record a node; constants that forward makes, and containers, come this way only."""
         node = super().create_node(kind, target, *rest, **more)
         if kind == "get_attr":
             outer, self.evaluating = self.evaluating, True  # `getattr` would record it again
             node.meta.update(val=to_meta(attribute(self.root, target)), source="")
             self.evaluating = outer
+        elif isinstance(target, type):
+            node.meta["source"] = source_of_frame(sys._getframe(1))
+            self._evaluate(node)
         return node
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Record a call of a submodule; while a node is evaluated, just run it."""
         if self.evaluating:
             return forward(*args, **kwargs)
-        if can_attend(m):
-            with ScopeContextManager(self.scope, Scope(self.path_of_module(m), type(m))):
-                output, weights = attend(m, *args, **kwargs)
-            if isinstance(weights, fx.Proxy):
-                weights.node.meta["optional"] = True  # nobody may ask for them
-            return output, weights
-        return super().call_module(m, forward, args, kwargs)
+        path = self.path_of_module(m)
+        leaf = self.is_leaf_module(m, path)
+        if leaf and path not in self.leaves and _has_user_hooks(m):
+            return self._with_hooks(m, path, forward, args, kwargs)
+        attends = path not in self.leaves and can_attend(m)
+        if leaf and not attends:
+            return super().call_module(m, forward, args, kwargs)
+        before = self._mark()
+        try:
+            if attends:
+                return self._attend(m, path, args, kwargs)
+            return super().call_module(m, forward, args, kwargs)
+        except Exception as error:
+            self._roll_back(before)
+            return self._whole(m, path, error, (args, kwargs))
+
+    def _attend(self, m: Any, path: str, args: Any, kwargs: Any) -> Any:
+        """Take attention apart; nobody may ask for its weights."""
+        with ScopeContextManager(self.scope, Scope(path, type(m))):
+            output, weights = attend(m, *args, **kwargs)
+        if isinstance(weights, fx.Proxy):
+            weights.node.meta["optional"] = True
+        return output, weights
+
+    def _whole(self, m: nn.Module, path: str, error: Exception, arguments: Any) -> Any:
+        """Record a submodule that cannot be traced as one call; where that fails, so did this."""
+        if not self.fallback:
+            raise error
+        before = self._mark()
+        try:
+            proxy = self.create_proxy("call_module", path, *arguments)
+        except Exception:  # the module that calls it is tried next
+            self._roll_back(before)
+            raise error from None
+        self.leaves |= {path}
+        self.opaque[path] = why(error)
+        return proxy
+
+    def _with_hooks(self, m: nn.Module, path: str, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Record a torch.nn module without its hooks, and trace these."""
+        self.bare.add(path)
+        self.run.bare.add(path)
+        vars(m)["forward"] = lambda *a, **k: self.create_proxy("call_module", path, a, k)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            vars(m).pop("forward")
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Turn a parameter or buffer that user code reads into a `get_attr` node."""
         if self.evaluating or not isinstance(attr_val, Tensor) or id(attr_val) not in self.names:
             return attr_val
+        self.read = parameter_proxy_cache
         name = self.names[id(attr_val)]
         if name not in parameter_proxy_cache:
             parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
@@ -144,115 +239,120 @@ class ValueTracer(fx.Tracer):
         is_module: bool,  # noqa: FBT001 - as in fx
         concrete_args: Any = None,
     ) -> tuple[Callable[..., Any], list[Any]]:
-        """Make one placeholder per example tensor; plain values become constants."""
+        """Make one placeholder per argument that holds tensors; plain values become constants."""
         args, kwargs = self.examples
+        signature = inspect.signature(self.root.forward)
         try:
-            bound = inspect.signature(self.root.forward).bind(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TraceError(
                 f"the example inputs do not fit the forward of `{type(self.root).__name__}`: "
                 f"{error}"
             ) from error
-        signature = inspect.signature(self.root.forward)
-        for name, value in bound.arguments.items():
-            kind = signature.parameters[name].kind
-            bound.arguments[name] = self._arguments(name, kind, value)
+        made = [self._argument(name, value) for name, value in flat_arguments(bound)]
+        put_arguments(bound, made)
 
         def call() -> Any:
             return _CALL(self.root, *bound.args, **bound.kwargs)  # with the model's own hooks
 
         return call, []
 
-    def _arguments(self, name: str, kind: Any, value: Any) -> Any:
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            return tuple(self._argument(f"{name}_{i}", item) for i, item in enumerate(value))
-        if kind is inspect.Parameter.VAR_KEYWORD:
-            return {key: self._argument(key, item) for key, item in value.items()}
-        return self._argument(name, value)
-
     def _argument(self, name: str, value: Any) -> Any:
+        """Make a placeholder; of a container user code gets one of its kind, full of proxies."""
+        if not holds_tensor(value):
+            return value
+        proxy = self.create_proxy("placeholder", name, (), {})
+        proxy.node.meta["val"] = to_meta(value)
+        return self._taken_apart(proxy, value)
+
+    def _taken_apart(self, proxy: Any, value: Any) -> Any:
         if isinstance(value, Tensor):
-            proxy = self.create_proxy("placeholder", name, (), {})
-            proxy.node.meta["val"] = to_meta(value)
             return proxy
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
-            raise TraceError(
-                f"input `{name}` is a `{type(value).__name__}` of tensors",
-                hint="trace a wrapper module that takes the tensors one by one",
-            )
-        return value
+        if isinstance(value, dict):
+            copy = value.copy()
+            for key in value:
+                copy[key] = self._item(proxy, operator.getitem, key, value[key])
+            return copy
+        if isinstance(value, list | tuple):
+            parts = [self._item(proxy, operator.getitem, i, v) for i, v in enumerate(value)]
+            return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        if is_record(value):
+            copy = object.__new__(type(value))
+            for name, field in vars(value).items():
+                object.__setattr__(copy, name, self._item(proxy, getattr, name, field))
+            return copy
+        return proxy
+
+    def _item(self, proxy: Any, how: Callable[..., Any], key: Any, value: Any) -> Any:
+        if not holds_tensor(value):
+            return value
+        return self._taken_apart(self.create_proxy("call_function", how, (proxy, key), {}), value)
 
 
-def _is_wrapped(target: Any) -> bool:
-    module = getattr(target, "__module__", None) or ""
-    library = ("torch", "_operator", "operator", "math", "builtins")
-    return inspect.isfunction(target) and module.partition(".")[0] not in library
+def flat_arguments(bound: inspect.BoundArguments) -> list[tuple[str, Any]]:
+    """Name what a function is called with, `*args` and `**kwargs` one by one."""
+    found: list[tuple[str, Any]] = []
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            found += [(f"{name}_{i}", item) for i, item in enumerate(value)]
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            found += value.items()
+        else:
+            found.append((name, value))
+    return found
 
 
-class ValueProxy(fx.Proxy):
-    """A proxy that knows its value: data-less tensors, true sizes."""
-
-    @property
-    def _value(self) -> Any:
-        return self.node.meta["val"]
-
-    def _concrete(self, what: str) -> Any:
-        value = self._value
-        if isinstance(value, Tensor):
-            raise TraceError(
-                f"{what} needs the data of a tensor, which tracing does not have",
-                _source_of_frame(sys._getframe(2)) or place(self.node),
-                "replace it by tensor code such as `torch.where`, or keep the submodule whole "
-                "with `leaves=[...]`",
-            )
-        return value
-
-    def __getattr__(self, name: str) -> Any:
-        value = self.node.meta.get("val")
-        if isinstance(value, Tensor) and name in ("ndim", "is_meta", "requires_grad"):
-            return getattr(value, name)
-        found = getattr(value, name, None)
-        if found is None or callable(found):
-            return ValueAttribute(self, name)
-        return self.tracer.create_proxy("call_function", getattr, (self, name), {})
-
-    def __bool__(self) -> bool:
-        return bool(self._concrete("a branch"))
-
-    def __int__(self) -> int:
-        return int(self._concrete("`int()`"))
-
-    def __index__(self) -> int:
-        return int(self._concrete("an index"))
-
-    def __float__(self) -> float:
-        return float(self._concrete("`float()`"))
-
-    def __len__(self) -> int:
-        return len(self._value)
-
-    def __iter__(self) -> Iterator[Any]:
-        items = [operator.getitem(self, index) for index in range(len(self._value))]
-        return iter(items)
-
-    def __contains__(self, item: object) -> bool:
-        return item in self._concrete("`in`")
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def dim(self) -> int:
-        """Return the number of dims, a plain int: it never changes."""
-        return int(self._value.ndim)
-
-    def item(self) -> Any:
-        """Refuse: the value of a tensor is data."""
-        return self._concrete("`item()`")
-
-    def tolist(self) -> Any:
-        """Refuse: the values of a tensor are data."""
-        return self._concrete("`tolist()`")
+def put_arguments(bound: inspect.BoundArguments, values: list[Any]) -> None:
+    """Replace what a function is called with, in the order of `flat_arguments`."""
+    rest = iter(values)
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            bound.arguments[name] = tuple(next(rest) for _ in value)
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            bound.arguments[name] = {key: next(rest) for key in value}
+        else:
+            bound.arguments[name] = next(rest)
 
 
-class ValueAttribute(Attribute, ValueProxy):
-    """A method of a proxied value; calling it records the call."""
+def why(error: Exception) -> str:
+    """Say why something cannot be traced, in one line."""
+    where = getattr(error, "where", None) or raised_at(error)
+    text = (
+        error.message if isinstance(error, SlimgraphError) else f"{type(error).__name__}: {error}"
+    )
+    line = next(iter(text.splitlines()), "")
+    return f"{line} ({where})" if where else line
+
+
+def opens(module: nn.Module) -> bool:
+    """Return whether a torch.nn module is looked into: it is Python over others, or computed."""
+    if isinstance(module, torch.nn.utils.parametrize.ParametrizationList):
+        return not any(type(part).__name__ in _STATEFUL for part in module)
+    if type(module).__module__ == "torch.nn.utils.parametrizations":
+        return True  # what computes a weight; the stateful ones are leaves with their list
+    normed = any(isinstance(hook, WeightNorm) for hook in module._forward_pre_hooks.values())
+    return isinstance(module, _COMPOSED) or is_parametrized(module) or normed
+
+
+def _has_user_hooks(module: nn.Module) -> bool:
+    """Return whether a module has hooks other than those that compute its weights."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return any(not isinstance(hook, BasePruningMethod | SpectralNorm) for hook in hooks)
+
+
+def _as_operator(kind: str, target: Any) -> tuple[str, Any]:
+    """Call a magic method of a tensor by the operator that stands for it."""
+    if kind == "call_method" and target.startswith("__"):
+        found = getattr(operator, target.strip("_"), None)
+        if found is not None and not target.startswith("__r"):
+            return "call_function", found
+    return kind, target
+
+
+def _writes(kind: str, target: Any) -> bool:
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if kind == "call_method":
+        return name.endswith("_")
+    return name == "setitem" or (name in inplace_methods and target is getattr(operator, name))

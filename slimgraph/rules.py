@@ -1,9 +1,7 @@
 """Rules say how channels flow through one family of ops; a table finds the rule of a node."""
 
-import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +10,9 @@ from torch.utils._pytree import tree_leaves
 
 from slimgraph.errors import DuplicateRuleError
 from slimgraph.labels import Ledger, Read, Shape, Value, along, compact, varying
+from slimgraph.op_names import canonical, is_pointwise, name_of
+
+ALL = ("*",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,8 @@ class ModuleForm:
 
     Attributes:
         types: Module classes.
-        parameters: Attributes passed to the rule as values, under these names.
+        parameters: Attributes passed to the rule as values, under these names; `ALL` passes
+            every parameter.
         options: Attributes passed to the rule as plain keyword arguments.
         sizes: Sets the size attributes of a sliced module.
     """
@@ -37,7 +39,8 @@ class Rule:
 
     Attributes:
         names: Canonical op names: `conv2d` stands for `F.conv2d`, `torch.conv2d` and
-            `torch.ops.aten.conv2d.default`; `add` also for `+`, `+=` and `Tensor.add_`.
+            `torch.ops.aten.conv2d.default`; `add` also for `+`, `+=` and `Tensor.add_`. Or the
+            op itself: a function, an autograd function's class, or a `torch.library.custom_op`.
         kind: The word reports use.
         flow: `(site, *arguments) -> value` in the op's own argument order.
         forms: The torch.nn modules that spell the op.
@@ -46,7 +49,7 @@ class Rule:
             same as absent: `(input, removed, *arguments)` computes the op over the kept ones.
     """
 
-    names: tuple[str, ...]
+    names: tuple[Any, ...]
     kind: str
     flow: Callable[..., Any]
     forms: tuple[ModuleForm, ...] = ()
@@ -56,13 +59,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One node as a rule sees it: its result's shape, and the ledger to write into.
-
-    Attributes:
-        node: The node in the traced graph.
-        ledger: What rules write down.
-        values: What is known of the nodes before it.
-    """
+    """One node as a rule sees it, with the ledger to write into and the values before it."""
 
     node: fx.Node
     ledger: Ledger
@@ -80,11 +77,11 @@ class Site:
         """Make the node's result from layers of its shape."""
         return Value(self.shape, layers, node=self.node)
 
-    def layers(self, value: Value) -> tuple[Tensor, ...]:
-        """Return a value's layers; each dim of a bare parameter carries channels."""
+    def layers(self, value: Value, without: Container[int] = ()) -> tuple[Tensor, ...]:
+        """Return a value's layers; each dim of a bare parameter, but some, carries channels."""
         if value.parameter is None:
             return value.layers
-        dims = [dim for dim, size in enumerate(value.shape) if size > 1]
+        dims = [dim for dim, size in enumerate(value.shape) if size > 1 and dim not in without]
         return tuple(along(self.open(value, dim), dim, value.shape) for dim in dims)
 
     def carried(self, value: Value) -> Value:
@@ -146,7 +143,8 @@ class Site:
         origin, dim = _measured(size)
         source = None if origin is None else self.values.get(origin)
         if not isinstance(source, Value):
-            return any(self.counts_channels(each) for each in size.all_input_nodes)
+            sizes = (n for n in size.all_input_nodes if not isinstance(n.meta["val"], Tensor))
+            return any(self.counts_channels(each) for each in sizes)
         if dim is None or source.parameter is not None:
             return bool(source.layers) or source.parameter is not None
         return source.layer(dim % source.ndim) is not None
@@ -188,7 +186,7 @@ def _measured(size: fx.Node) -> tuple[fx.Node | None, int | None]:
     """Return what a size is read from, and of which dim; `None` where that is not plain."""
     source, dim = (*size.args, None, None)[:2]
     if canonical(size.target) == "getitem" and isinstance(source, fx.Node):
-        source = source.args[0]  # of its shape
+        source = next(iter(source.args), None)  # of its shape
     return source if isinstance(source, fx.Node) else None, dim if isinstance(dim, int) else None
 
 
@@ -284,52 +282,18 @@ class Call:
     def groups_left(self) -> int | None:
         """Return the groups left in the weight of a convolution; `None` if all are."""
         given = self.node.args[1] if len(self.node.args) > 1 else self.node.kwargs.get("weight")
-        name = self.kept.value(given).parameter if isinstance(given, fx.Node) else self.weight
-        return None if name is None else self.kept.groups(name)
+        if not isinstance(given, fx.Node):
+            return None if self.weight is None else self.kept.groups(self.weight)
+        weight = self.kept.value(given)
+        if weight.parameter is not None:
+            return self.kept.groups(weight.parameter)
+        depthwise = self.get(6, "groups", 1) == weight.shape[0]
+        return self.kept.shape(given)[0] if depthwise else None
 
 
 def compute(graph: fx.Graph, function: Callable[..., Any], *args: Any) -> fx.Node:
     """Add a node on the way to a resized call."""
     return graph.create_node("call_function", function, args, name="kept_size")
-
-
-_LIBRARIES = ("", "torch", "_operator", "operator", "math", "builtins")
-
-
-def canonical(target: Any) -> str:
-    """Return the name under which rules know the target of a call.
-
-    Example:
-        >>> canonical(torch.ops.aten.add_.Tensor), canonical(operator.iadd), canonical("relu_")
-        ('add', 'add', 'relu')
-    """
-    if isinstance(target, torch._ops.OpOverload):
-        space, _, name = target._schema.name.partition("::")
-        if space != "aten":  # somebody's own op
-            return f"{space}.{name}"
-        if name in ("batch_norm", "instance_norm"):  # aten orders these arguments differently
-            return f"aten.{name}"
-    else:
-        name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
-        home = "" if isinstance(target, str) else getattr(target, "__module__", None) or ""
-        if home.partition(".")[0] not in _LIBRARIES:  # a function of that name, but whose?
-            return f"{home}.{name}"
-    if name.startswith("i") and getattr(operator, name, None) is target:
-        name = name.removeprefix("i") if hasattr(operator, name.removeprefix("i")) else name
-    if not name.startswith("_"):
-        name = name.removesuffix("_")
-    return name
-
-
-@lru_cache(maxsize=4096)
-def is_pointwise(name: str) -> bool:
-    """Ask torch whether an op treats every position on its own."""
-    packet = getattr(torch.ops.aten, name, None)
-    if packet is None:
-        return False
-    return any(
-        torch.Tag.pointwise in getattr(packet, overload).tags for overload in packet.overloads()
-    )
 
 
 class RuleTable:
@@ -350,10 +314,18 @@ class RuleTable:
         self.by_type: dict[type[nn.Module], tuple[Rule, ModuleForm]] = {}
         for rule in self.rules:
             for name in rule.names:
-                self._claim(self.by_name, name, rule)
+                self._claim(self.by_name, name_of(name), rule)
             for form in rule.forms:
                 for kind in form.types:
                     self._claim(self.by_type, kind, (rule, form))
+
+    def plus(self, *rules: Rule) -> "RuleTable":
+        """Return a table that has further rules.
+
+        Raises:
+            DuplicateRuleError: One of them claims an op that has a rule.
+        """
+        return RuleTable((*self.rules, *rules), self.pointwise)
 
     def _claim(self, table: dict[Any, Any], key: Any, value: Any) -> None:
         if key in table:

@@ -1,7 +1,6 @@
 """Which selections pay: what a consumer saves has to exceed what the copy costs."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -12,7 +11,6 @@ from slimgraph.cost import CostModel, batch_size
 from slimgraph.errors import BudgetError
 from slimgraph.graph import DependencyGraph
 from slimgraph.ops.selection import slice_of
-from slimgraph.passes.select_channels import with_selections
 from slimgraph.selection import select
 
 # Multiply-accumulates that take as long as copying one number. Measured on one core: a gather needs
@@ -20,42 +18,35 @@ from slimgraph.selection import select
 COPY = 4.0
 
 
-class Choice(NamedTuple):
-    """What stays, one bool per channel; by which scores, if any; and how it was chosen."""
-
-    keep: Tensor
-    scores: Tensor | None
-    settings: dict[str, Any]
+Choose = Callable[[DependencyGraph, Tensor], Tensor]
 
 
-Choose = Callable[[DependencyGraph, Tensor | None], Choice]
+def with_paying_selections(
+    graph: DependencyGraph, keep: Tensor, scores: Tensor, choose: Choose
+) -> tuple[DependencyGraph, Tensor, Tensor]:
+    """Take out the selections that would cost more than they save.
 
-
-def choose_selecting(traced: fx.GraphModule, choose: Choose) -> tuple[DependencyGraph, Choice]:
-    """Choose channels with every selection that pays, and without the others.
-
-    A choice is made with all selections. Those that would cost more than they save are taken out
-    and the choice is made anew by the same scores, so that it meets its budget, until each one
-    left pays. The budget comes first: what cannot meet it without them keeps them.
+    The choice is made anew without them, by the same scores, so that it meets its budget, until
+    each one left pays. The budget comes first: what cannot meet it without them keeps them.
 
     Args:
-        traced: The model; it is not changed.
-        choose: Makes a choice, by given scores or its own.
+        graph: The groups of a model with selections.
+        keep: What stays of it. Shape: (channels,).
+        scores: The scores by which it was chosen. Shape: (channels,).
+        choose: Chooses again, by given scores.
 
     Returns:
-        The groups of the model with selections, and the choice.
+        The groups of the model with the selections that pay, what stays, and the scores.
     """
-    graph = analyze(with_selections(traced))
-    choice = choose(graph, None)
-    while idle := idle_selections(graph, choice.keep):
-        fewer = analyze(_without(graph.traced, idle))
-        scores = None if choice.scores is None else _carried(choice.scores, graph, fewer)
+    while idle := idle_selections(graph, keep):
+        fewer = analyze(_without(graph.traced, idle), rules=graph.rules)
+        carried = _carried(scores, graph, fewer)
         try:
-            choice = choose(fewer, scores)
+            keep = choose(fewer, carried)
         except BudgetError:
             break
-        graph = fewer
-    return graph, choice
+        graph, scores = fewer, carried
+    return graph, keep, scores
 
 
 def _carried(scores: Tensor, graph: DependencyGraph, fewer: DependencyGraph) -> Tensor:

@@ -1,7 +1,9 @@
 """Shapes without data: every node of a traced model knows the meta tensor it computes."""
 
 import operator
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy as copy_deeply
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map
 
 from slimgraph.errors import SlimgraphError, TraceError
+from slimgraph.structures import map_tensors
 
 
 def shallow(
@@ -30,7 +33,8 @@ def shallow(
     """
     memo = {} if memo is None else memo
     if isinstance(module, torch.jit.ScriptModule):
-        return module  # its state lies outside Python
+        # Its state lies outside Python.
+        return module if convert is None else copy_deeply(module)
     if id(module) in memo:
         return memo[id(module)]
     copy: nn.Module = object.__new__(type(module))
@@ -56,11 +60,17 @@ def shallow(
     return copy
 
 
+def without_hooks(module: nn.Module) -> None:
+    """Let a module of our own compute its forward and nothing else."""
+    module._forward_hooks = OrderedDict()
+    module._forward_pre_hooks = OrderedDict()
+
+
 def to_meta(value: Any) -> Any:
     """Replace every tensor in a nested value by one of its shape and dtype without data."""
     if isinstance(value, Tensor):
         return value.to("meta")
-    return tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, value)
+    return map_tensors(lambda tensor: tensor.to("meta"), value)
 
 
 def place(node: fx.Node) -> str:
@@ -77,11 +87,15 @@ class MetaRunner:
         self.device = device
         self._modules = modules_of(root)
         self._leaves: dict[str, nn.Module] = {}
+        self.bare: set[str] = set()  # leaves whose hooks the graph contains
 
     def leaf(self, target: str) -> nn.Module:
         """Return the data-less twin of a leaf module."""
         if target not in self._leaves:
             twin = shallow(self._modules[target], lambda tensor: tensor.to("meta"))
+            if target in self.bare:
+                without_hooks(twin)
+                vars(twin).pop("forward", None)  # the tracer's, while it runs the hooks
             self._leaves[target] = twin.eval()
         return self._leaves[target]
 
@@ -110,25 +124,31 @@ class MetaRunner:
         known = self._known(node, args, kwargs)
         if known is not None:
             return known
-        function: Callable[..., Any]
         if node.op == "call_module":
-            _refuse_integers(node, self._modules[str(node.target)], args)
-            function = self.leaf(str(node.target))
-        elif node.op == "call_method":
+            return self._call(node, args, kwargs)
+        function: Any = node.target
+        if node.op == "call_method":
             function = getattr(type(args[0]), str(node.target))
-        else:
-            assert callable(node.target)
-            function = node.target
-        try:
-            return to_meta(function(*args, **kwargs))
-        except NotImplementedError:  # no meta kernel; the fake mode knows decompositions
-            return _run_fake(function, args, kwargs)
+        assert callable(function)
+        return _run(function, args, kwargs)
 
-    def _known(self, node: fx.Node, args: Any, kwargs: Any) -> Tensor | None:
+    def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        from slimgraph.opaque import is_opaque, run_opaque
+
+        module, twin = self._modules[str(node.target)], self.leaf(str(node.target))
+        if is_opaque(module):
+            return run_opaque(module, twin, self.device, (args, kwargs))
+        _refuse_integers(node, module, args)
+        return _run(twin, args, kwargs)
+
+    def _known(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """Return what common calls return, or `None`: only running the call tells."""
         if node.op == "call_function" and node.target in _JOINS and kwargs.keys() <= {"dim"}:
             return _joined(*args, **kwargs)
         if node.op == "call_module":
+            module = self._modules[str(node.target)]
+            if isinstance(module, nn.LSTM) and module.proj_size:
+                return _projected(module, args[0])
             same = not kwargs and _is_pointwise(self._modules[str(node.target)], args)
         else:
             same = not kwargs and node.target in _ARITHMETIC and _alike(args)
@@ -147,6 +167,17 @@ _ARITHMETIC = frozenset(
     {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, torch.add, torch.mul}
 )
 _JOINS = frozenset({torch.cat, torch.concat, torch.concatenate})
+
+
+def _projected(lstm: nn.LSTM, input: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Return what an LSTM with projections makes; torch's meta kernel does not know them."""
+    directions = 2 if lstm.bidirectional else 1
+    batch = input.shape[:1] if lstm.batch_first else input.shape[1:2]
+    rows = (lstm.num_layers * directions, *(batch if input.ndim > 2 else ()))
+    return (
+        input.new_empty((*input.shape[:-1], directions * lstm.proj_size)),
+        (input.new_empty((*rows, lstm.proj_size)), input.new_empty((*rows, lstm.hidden_size))),
+    )
 
 
 def _joined(tensors: Sequence[Any], dim: int = 0) -> Tensor | None:
@@ -202,6 +233,13 @@ def _refuse_integers(node: fx.Node, leaf: nn.Module, args: Any) -> None:
                 place(node),
                 "give floating-point example inputs of the model's dtype",
             )
+
+
+def _run(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    try:
+        return to_meta(function(*args, **kwargs))
+    except NotImplementedError:  # no meta kernel; the fake mode knows decompositions
+        return _run_fake(function, args, kwargs)
 
 
 def _run_fake(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -320,9 +358,7 @@ def example_inputs(
     tensors = [value for value in values if isinstance(value, Tensor) and value.ndim]
     common = tensors[0].shape[0] if tensors else None
 
-    def make(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
+    def make(value: Tensor) -> Tensor:
         shape = list(value.shape)
         if batch is not None and shape and shape[0] == common:
             shape[0] = batch
@@ -330,4 +366,4 @@ def example_inputs(
             return torch.randn(shape, generator=generator).to(device, value.dtype)
         return torch.zeros(shape, dtype=value.dtype, device=device)
 
-    return tuple(tree_map(make, value) for value in values)
+    return tuple(map_tensors(make, value) for value in values)

@@ -3,26 +3,31 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.optim import Optimizer
 
 from slimgraph.analysis import analyze
 from slimgraph.compress import Observer, shrink
-from slimgraph.dead import dead_channels
+from slimgraph.dead import find_dead
 from slimgraph.display import Rows, Shown
+from slimgraph.effects import Effect, find_effects
 from slimgraph.errors import BudgetError
 from slimgraph.graph import DependencyGraph
 from slimgraph.importance import check_finite, score
+from slimgraph.keeping import Semantics, check_semantics, effects_of_mask
 from slimgraph.kept import KeptChannels
 from slimgraph.mask import Mask, keep_channels
 from slimgraph.pass_manager import Pipeline
 from slimgraph.passes.reorder_channels import ReorderChannels
-from slimgraph.passes.select_channels import with_selections
+from slimgraph.passes.select_channels import SelectChannels
 from slimgraph.plan import Plan
+from slimgraph.rules import Rule, RuleTable
 from slimgraph.select import Budget, select
 from slimgraph.select.budget import Order, check_order
-from slimgraph.selecting import Choice, Choose, choose_selecting
+from slimgraph.selecting import with_paying_selections
 from slimgraph.tracing import ExampleInputs, ensure_traced, trace
 
 
@@ -79,8 +84,11 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     seed: int = 0,
     mask: Mapping[str, Any] | None = None,
     selections: bool = False,
+    constants: Semantics | None = None,
     observer: Observer | None = None,
     progress: Callable[[str], None] | None = None,
+    optimizer: Optimizer | None = None,
+    rules: RuleTable | Sequence[Rule] = (),
 ) -> SlimResult:
     """Trace, score, choose and compress in one call.
 
@@ -90,20 +98,25 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         channels: Budget: the share, or the int number, of prunable channels that remains.
         params: Budget in parameters.
         macs: Budget in multiply-accumulates. Without any budget only dead channels leave,
-            which changes no output.
+            those that are constant among them, which changes no output.
         criterion: `l1`, `l2`, `bn_scale`, `oicsr` or `random`.
         normalize: See `slimgraph.score`.
         order: See `slimgraph.select`.
         round_to: Groups keep a multiple of this many channels, or all.
         max_removed: At most this share of a group's channels leaves.
-        keep: Groups or modules that stay whole.
+        keep: What stays whole, by name; as `freeze` of `analyze`.
         seed: For `random`.
         mask: A decision already made, instead of a budget; see `slimgraph.Mask`.
         selections: Whether consumers of a value that many read may each lose other channels of
-            it; see `slimgraph.with_selections`. Without a mask, only selections that save more
-            multiply-accumulates than their copies cost are made.
+            it; see `slimgraph.with_selections`. With a budget, only selections are made that save
+            more multiply-accumulates than their copies cost. Channels get a new order for them,
+            unless an optimizer comes along.
+        constants: What a channel that leaves counts as; see `compress`. By default "zero" with a
+            mask or a budget. Without, "keep", and "zero" spares constants other than zero.
         observer: Called after each pass with its name and the graph before and after.
         progress: Called with the name of every step when it starts.
+        optimizer: Moves to the smaller model; see `compress`.
+        rules: For ops of your own; see `analyze`.
 
     Raises:
         SlimgraphError: See `trace`, `score`, `select` and `compress`.
@@ -116,53 +129,89 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     """
     say = progress or (lambda _: None)
     budgets = {"channels": channels, "params": params, "macs": macs}
-    given = {unit: amount for unit, amount in budgets.items() if amount is not None}
-    options: dict[str, Any] = {
-        "order": order, "round_to": round_to, "max_removed": max_removed, "keep": tuple(keep)
+    budget = {unit: amount for unit, amount in budgets.items() if amount is not None}
+    choice: dict[str, Any] = {
+        "criterion": criterion, "normalize": normalize, "order": order, "round_to": round_to,
+        "max_removed": max_removed, "keep": tuple(keep), "seed": seed,
     }  # fmt: skip
-    choice = {**options, "criterion": criterion, "normalize": normalize, "seed": seed}
-    check_choice(choice, has_budget=bool(given), has_mask=mask is not None)
+    check_choice(choice, has_budget=bool(budget), has_mask=mask is not None)
+    check_semantics(constants or "zero")
     say("trace")
     traced = ensure_traced(model) if example_inputs is None else trace(model, example_inputs)
     say("group channels")
-    choose = _chooser(given, mask, options, choice)
-    if selections and mask is None:
-        graph, chosen = choose_selecting(traced, choose)
-    else:
-        graph = analyze(with_selections(traced) if selections else traced)
-        say("choose channels")
-        chosen = choose(graph, None)
-    settings = {"budget": given, "criterion": "none", "keep": list(keep), **chosen.settings}
+    graph = _grouped(traced, rules, selections=selections)
+    say("choose channels")
+    chosen, scores, settings = _choose(graph, mask, budget, choice)
+    if selections and chosen is not None and scores is not None:
+        again = partial(_selected, budget=budget, choice=choice)
+        graph, chosen, scores = with_paying_selections(graph, chosen, scores, again)
+    settings["constants"] = constants = constants or ("keep" if chosen is None else "zero")
+    kept, effects = _decided(graph, chosen, constants)
     say("compress")
-    model = shrink(graph, KeptChannels(graph, chosen.keep), observer)
-    if selections:
-        model = Pipeline((ReorderChannels(),), observer=observer).run(model)
-    report = graph.to_dict(keep=chosen.keep, scores=chosen.scores, settings=settings)
-    remains = Mask.of_channels(graph, chosen.keep)
-    return SlimResult(model, remains, vars(model)["plan"], graph, report)
+    report = graph.to_dict(keep=kept.channels, scores=scores, settings=settings)
+    small = shrink(graph, kept, observer, effects, optimizer)
+    if selections and optimizer is None:
+        small = Pipeline((ReorderChannels(graph.rules),), observer=observer).run(small)
+    return _result(graph, kept, small, report)
 
 
-def _chooser(
-    given: Mapping[str, float],
+def _grouped(
+    traced: fx.GraphModule, rules: RuleTable | Sequence[Rule], *, selections: bool
+) -> DependencyGraph:
+    """Group channels, with selections if asked for."""
+    graph = analyze(traced, rules=rules)
+    forked = SelectChannels(rules=graph.rules).rewrite(traced) if selections else None
+    if forked is None or not forked.modified:
+        return graph
+    return analyze(forked.graph_module, rules=graph.rules)
+
+
+def _result(
+    graph: DependencyGraph, kept: KeptChannels, model: fx.GraphModule, report: dict[str, Any]
+) -> SlimResult:
+    """Put the result together; constants may need numbers that the model did not have."""
+    known = {name for name, _ in graph.traced.named_parameters(remove_duplicate=False)}
+    added = (tensor for name, tensor in model.named_parameters() if name not in known)
+    report["totals"]["after"]["params"] += sum(tensor.numel() for tensor in added)
+    whole = Mask.of_channels(graph, kept.channels)
+    return SlimResult(model, whole, vars(model)["plan"], graph, report)
+
+
+def _decided(
+    graph: DependencyGraph, chosen: Tensor | None, constants: Semantics
+) -> tuple[KeptChannels, tuple[Effect, ...]]:
+    """Check what was chosen, or find what loses nothing; and what consumers are to get of it."""
+    if chosen is not None:
+        kept = KeptChannels(graph, chosen)
+        return kept, effects_of_mask(kept, constants)
+    check_finite(graph)
+    dead = find_dead(graph, constants)
+    kept = KeptChannels(graph, ~dead.channels)
+    return kept, find_effects(kept, dead.constants, proven=True)
+
+
+def _choose(
+    graph: DependencyGraph,
     mask: Mapping[str, Any] | None,
-    options: Mapping[str, Any],
-    choice: Mapping[str, Any],
-) -> Choose:
-    """Return what chooses the channels of a model: the mask, the budget, or what is dead."""
+    budget: dict[str, float],
+    choice: dict[str, Any],
+) -> tuple[Tensor | None, Tensor | None, dict[str, Any]]:
+    """Return which channels stay, their scores if there are any, and how they were chosen."""
+    settings: dict[str, Any] = {"budget": budget, "keep": list(choice["keep"])}
+    if mask is not None:
+        return keep_channels(graph, mask), None, settings | {"criterion": "the given mask"}
+    if not budget:
+        return None, None, settings | {"criterion": "dead channels only"}
+    how = {name: choice[name] for name in ("criterion", "normalize", "seed")}
+    scores = score(graph, **how)
+    return _selected(graph, scores, budget, choice), scores, choice | settings
 
-    def choose(graph: DependencyGraph, scores: Tensor | None) -> Choice:
-        if mask is not None:
-            return Choice(keep_channels(graph, mask), None, {"criterion": "the given mask"})
-        if not given:
-            check_finite(graph)
-            return Choice(~dead_channels(graph), None, {"criterion": "dead channels only"})
-        if scores is None:
-            how = {name: choice[name] for name in ("criterion", "normalize", "seed")}
-            scores = score(graph, **how)
-        chosen = select(graph, scores, Budget.of(**given), **options)
-        return Choice(chosen, scores, {**choice, "keep": list(options["keep"])})
 
-    return choose
+def _selected(
+    graph: DependencyGraph, scores: Tensor, budget: dict[str, float], choice: dict[str, Any]
+) -> Tensor:
+    options = {name: choice[name] for name in ("order", "round_to", "max_removed", "keep")}
+    return select(graph, scores, Budget.of(**budget), **options)
 
 
 _IDLE = {

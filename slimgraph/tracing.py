@@ -4,24 +4,27 @@ The proxies carry values without data, so Python that looks at shapes (`if x.sha
 `range`, `int`, unpacking) runs as usual while sizes stay symbolic in the graph that is emitted.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.nn.utils.prune import BasePruningMethod
-from torch.utils._pytree import tree_leaves
 
-from slimgraph.errors import SlimgraphError, TraceError
-from slimgraph.proxies import ValueTracer, raised_at
-from slimgraph.shapes import place, propagate, shallow
+from slimgraph.cloning import clone
+from slimgraph.errors import TraceError
+from slimgraph.hosted import HostedModule
+from slimgraph.ladder import adopt, climb
+from slimgraph.shapes import place
+from slimgraph.structures import leaves as leaves_of
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
 def trace(
-    model: nn.Module, example_inputs: ExampleInputs, *, leaves: Sequence[str] = ()
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    leaves: Sequence[str] = (),
+    fallback: bool = True,
 ) -> fx.GraphModule:
     """Trace a model in eval mode.
 
@@ -30,24 +33,32 @@ def trace(
         example_inputs: A tensor, a tuple of positional arguments, or a dict of keyword
             arguments. Only shapes and dtypes matter; the batch size stays free.
         leaves: Names of submodules to keep as one opaque node each.
+        fallback: What to do with what cannot be traced. `True`: a submodule becomes an opaque
+            node, with a warning; a model keeps its own forward, in which the submodules that can
+            be traced are replaced; what is left goes through `torch.export`. `False`: raise.
 
     Returns:
         A GraphModule with the model's module names and state-dict keys. Every node has
         `meta["val"]` (a meta tensor or a plain value) and `meta["source"]` ("file.py:93").
+        Its own `meta["rung"]` says how it came about: 1 by its own Python, 2 with parts that
+        stay opaque (`meta["leaves"]` says which and why), 3 by `torch.export`.
 
     Raises:
         TraceError: The forward raises, or branches on the data of a tensor.
     """
     args, kwargs = _split(example_inputs)
     _check_inputs((args, kwargs))
-    if isinstance(model, fx.GraphModule):
-        traced = fx.GraphModule(shallow(model), _copy(model.graph), type(model).__name__)
-        propagate(traced, *_positional(model, args, kwargs))
+    if isinstance(model, HostedModule):
+        traced = clone(model)  # its shapes are those of the calls inside
+    elif isinstance(model, fx.GraphModule):
+        traced = adopt(model, args, kwargs)
     else:
-        traced = _trace(model, args, kwargs, leaves)
+        traced = climb(model, args, kwargs, leaves, fallback=fallback)
     modes = {name: m.training for name, m in model.named_modules(remove_duplicate=False)}
     for name, module in traced.named_modules():
         module.training = modes.get(name, model.training)  # some only the traced model has
+    traced.meta.setdefault("rung", 1)
+    traced.meta.setdefault("leaves", {})
     if getattr(model, "plan", None) is not None:
         vars(traced)["plan"] = model.plan
     return traced
@@ -95,7 +106,7 @@ def _split(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, An
 
 
 def _check_inputs(inputs: Any) -> None:
-    for leaf in tree_leaves(inputs):
+    for leaf in leaves_of(inputs):
         if isinstance(leaf, Tensor) and leaf.numel() == 0:
             raise TraceError(
                 f"an example input of shape {tuple(leaf.shape)} has no elements",
@@ -106,92 +117,3 @@ def _check_inputs(inputs: Any) -> None:
                 f"an example input has complex dtype {leaf.dtype}",
                 hint="split it into real and imaginary channels, as `torch.view_as_real` does",
             )
-
-
-def _copy(graph: fx.Graph) -> fx.Graph:
-    copy = fx.Graph()
-    copy.output(copy.graph_copy(graph, {}))
-    for old, new in zip(graph.nodes, copy.nodes, strict=True):
-        new.meta = dict(old.meta)
-    return copy
-
-
-def _positional(model: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    inputs = [node for node in model.graph.nodes if node.op == "placeholder"]
-    names = [node.target for node in inputs]
-    unknown = [name for name in kwargs if name not in names]
-    if unknown:
-        raise TraceError(f"the model has no input `{unknown[0]}`", hint=f"its inputs are {names}")
-    values = list(args)
-    for node in inputs[len(args) :]:
-        if node.target not in kwargs and not node.args:
-            break  # `propagate` says what is missing
-        values.append(kwargs[str(node.target)] if node.target in kwargs else node.args[0])
-    return values
-
-
-def _trace(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: Sequence[str]
-) -> fx.GraphModule:
-    tracer = ValueTracer(model, args, kwargs, leaves)
-    try:
-        with _untouched(model):
-            graph = tracer.trace(model)
-            graph.eliminate_dead_code(lambda node: "optional" not in node.meta)
-            for node in graph.nodes:
-                node.meta.pop("is_wrapped", None)  # fx would wrap `torch.zeros` ever after
-            traced = fx.GraphModule(model, graph, type(model).__name__)
-            traced._tracer_cls = None  # unpickling would call it without its arguments
-    except SlimgraphError:
-        raise
-    except Exception as error:
-        raise TraceError(
-            f"the model cannot be traced: {type(error).__name__}: {error}",
-            raised_at(error),
-            "make the part that fails a leaf with `leaves=[...]`",
-        ) from error
-    for node in traced.graph.nodes:
-        if node.op == "output":
-            node.meta.update(val=tracer.run(node), source="")
-    return _own_modules(traced)
-
-
-def _own_modules(traced: fx.GraphModule) -> fx.GraphModule:
-    """Give the traced model its own module objects; the tensors stay the user's."""
-    for name, child in list(traced.named_children()):
-        setattr(traced, name, shallow(child))
-    for module in list(traced.modules()):
-        _settle_pruning(module)
-    return traced
-
-
-def _settle_pruning(module: nn.Module) -> None:
-    """Make `torch.nn.utils.prune`'s masks permanent: a product of two tensors becomes one."""
-    for key, hook in list(module._forward_pre_hooks.items()):
-        if not isinstance(hook, BasePruningMethod):
-            continue
-        name = hook._tensor_name
-        original, mask = module._parameters.pop(f"{name}_orig"), module._buffers.pop(f"{name}_mask")
-        assert original is not None, "the hook computes from this parameter"
-        assert mask is not None, "the hook computes from this mask"
-        pruned = original.detach() * mask
-        module._forward_pre_hooks = OrderedDict(module._forward_pre_hooks)
-        del module._forward_pre_hooks[key]
-        module.__dict__.pop(name, None)
-        module._parameters[name] = nn.Parameter(pruned, requires_grad=original.requires_grad)
-
-
-@contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and take back that and whatever fx stores in it."""
-    modes = [(module, module.training) for module in model.modules()]
-    own = set(vars(model))
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for name in set(vars(model)) - own:  # constants that forward makes
-            delattr(model, name)

@@ -81,6 +81,8 @@ def random_mask(graph: sg.DependencyGraph, seed: int, share: float = 0.5) -> sg.
 def reading_dims(model: nn.Module, name: str, reads: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
     """Tell along which dims a parameter reads channels: by its module, or as the example says."""
     owner = model.get_submodule(name.rpartition(".")[0])
+    if isinstance(owner, nn.RNNBase | nn.RNNCellBase):
+        return (1,) if "weight" in name else ()
     if name.endswith("weight"):
         if isinstance(owner, nn.modules.conv._ConvTransposeNd):
             return (0,)

@@ -23,6 +23,16 @@ def seed() -> None:
 seed()  # also what is drawn while tests are collected: each worker must collect the same ones
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, and say so in the last line, what needs a GPU where there is none."""
+    if torch.cuda.is_available():
+        return
+    without = [item for item in items if item.get_closest_marker("gpu")]
+    if without:
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in without]
+
+
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
     """Start every test from the same random state, whatever ran before it."""

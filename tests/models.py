@@ -5,9 +5,12 @@ from tests.nets import (
     branches,
     calls,
     convolutions,
+    lookups,
     norms,
     real,
+    recurrent,
     reductions,
+    sampling,
     selections,
     shapes,
 )
@@ -15,7 +18,20 @@ from tests.nets.base import Example, build
 
 __all__ = ["EXAMPLES", "Example", "build"]
 
-FAMILIES = (attention, branches, convolutions, shapes, norms, calls, reductions, real, selections)
+FAMILIES = (
+    attention,
+    branches,
+    convolutions,
+    shapes,
+    norms,
+    calls,
+    recurrent,
+    reductions,
+    real,
+    lookups,
+    sampling,
+    selections,
+)
 EXAMPLES: dict[str, Example] = {
     name: example for family in FAMILIES for name, example in family.EXAMPLES.items()
 }

@@ -32,6 +32,8 @@ def _accumulate(graph: DependencyGraph, roles: Iterable[str], order: int) -> tup
 def _norms(graph: DependencyGraph, axis: Axis, order: int) -> Tensor:
     """Return the norm of the weights at each position of an axis."""
     tensor = attribute(graph.traced, axis.parameter).detach()
+    if not tensor.is_floating_point():  # positions to pick say nothing of what they pick
+        return torch.zeros(axis.labels.numel())
     kept = {axis.dim}
     if axis.labels.ndim > 1:  # (groups, full / groups, share, ...)
         tensor = tensor.reshape(len(axis.labels), -1, *tensor.shape[1:])

@@ -3,12 +3,18 @@
 from slimgraph.ops import (
     contraction,
     convolution,
+    creation,
     elementwise,
+    embedding,
+    indexing,
     linear,
     movement,
     normalization,
+    overwriting,
     pooling,
+    recurrent,
     reduction,
+    sampling,
     selection,
 )
 from slimgraph.rules import Rule, RuleTable
@@ -22,6 +28,12 @@ FAMILIES = (
     pooling,
     reduction,
     movement,
+    indexing,
+    creation,
+    embedding,
+    sampling,
+    recurrent,
+    overwriting,
     selection,
 )
 

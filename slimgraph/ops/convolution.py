@@ -40,6 +40,10 @@ def _flow(
 def _grouped(site: Site, weight: Value, ins: Tensor, groups: int, out: int) -> Tensor:
     count = weight.shape[1] * groups if out else weight.shape[0]
     if weight.parameter is None:
+        each = site.vector(weight, 0) if count == groups == len(ins) else None
+        if each is not None:  # depth-wise, by one kernel that was repeated for every channel
+            site.ledger.couple(ins, each, site.node)
+            return torch.where(ins != 0, ins, each)
         site.freeze(weight, "is the computed weight of a grouped convolution")
         site.ledger.freeze(ins, site.node, "feeds a grouped convolution with a computed weight")
         return torch.zeros(count, dtype=torch.long)

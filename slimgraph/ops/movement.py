@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from slimgraph.labels import Shape, Value, along, compact, restride, varying
 from slimgraph.ops import resizing
 from slimgraph.ops.elementwise import elementwise
 from slimgraph.ops.grids import carried, settle, tie
-from slimgraph.rules import ModuleForm, Rule, Site, values_in
+from slimgraph.rules import ModuleForm, Rule, Site
 
 
 def move(site: Site, input: Value, *args: Any, **kwargs: Any) -> Any:
@@ -146,34 +146,6 @@ def stack(site: Site, tensors: Sequence[Value], dim: int = 0) -> Value:
     return cat(site, expanded, dim)
 
 
-def getitem(site: Site, input: Any, index: Any) -> Any:
-    """Pick an item of a tuple, or run basic indexing on the labels."""
-    if not isinstance(input, Value):
-        return input[index]
-    if values_in(index) or any(isinstance(i, list | Tensor) for i in _as_tuple(index)):
-        for value in values_in(input, index):
-            site.freeze(value, "is indexed by a tensor")
-        return site.value()
-    _keep_where_cut(site, input)
-    return move(site, input, index)
-
-
-def _keep_where_cut(site: Site, input: Value) -> None:
-    """Keep a table whole along a dim that the model's inputs decide how far to read."""
-    given = _as_tuple(site.node.args[1])
-    if input.parameter is None or Ellipsis in given:
-        return
-    for dim, entry in enumerate(entry for entry in given if entry is not None):
-        bounds = (entry.start, entry.stop, entry.step) if isinstance(entry, slice) else (entry,)
-        if any(isinstance(bound, fx.Node) for bound in bounds) and input.shape[dim] > 1:
-            message = "is cut at a size that is computed"
-            site.ledger.freeze(site.open(input, dim), site.node, message)
-
-
-def _as_tuple(index: Any) -> tuple[Any, ...]:
-    return index if isinstance(index, tuple) else (index,)
-
-
 def pad(
     site: Site, input: Value, pad: Sequence[int], mode: str = "constant", value: Any = None
 ) -> Value:
@@ -240,6 +212,18 @@ def roll(site: Site, input: Value, shifts: Any, dims: Any = None) -> Value:
     return site.value(*rest)
 
 
+def glu(site: Site, input: Value, dim: int = -1) -> Value:
+    """Gate one half of a dim by the other: they leave together."""
+    dim %= input.ndim
+    half = input.shape[dim] // 2
+    layers: list[Tensor] = []
+    for layer in site.layers(input):
+        first, second = layer.narrow(dim, 0, half), layer.narrow(dim, half, half)
+        site.ledger.couple(first, second, site.node)
+        layers.append(first)
+    return site.value(*layers)
+
+
 def unbind(site: Site, input: Value, dim: int = 0) -> Any:
     """Take a value apart along a dim; none of its items may vanish."""
     dim %= input.ndim
@@ -265,8 +249,7 @@ RULES = (
     Rule(
         (
             "permute", "transpose", "t", "movedim", "moveaxis", "swapaxes", "swapdims",
-            "unsqueeze", "flip", "pixel_unshuffle", "repeat", "tile",
-            "repeat_interleave", "T", "mT",
+            "unsqueeze", "flip", "pixel_unshuffle", "repeat_interleave", "T", "mT",
         ),
         "movement",
         move,
@@ -287,12 +270,11 @@ RULES = (
     ),
     Rule(("view_as", "reshape_as"), "movement", reshape_as),
     Rule(("roll",), "movement", roll),
+    Rule(("glu",), "element-wise", glu, (ModuleForm((nn.GLU,), options=("dim",)),)),
     Rule(("unbind",), "movement", unbind, (), resizing.unbind),
     Rule(("squeeze",), "movement", move, (), resizing.squeeze),
-    Rule(("expand",), "movement", move, (), resizing.reshape),
     Rule(("split", "split_with_sizes", "chunk"), "movement", move, (), resizing.split),
     Rule(("narrow", "slice", "select"), "movement", move, (), resizing.narrow),
-    Rule(("getitem",), "movement", getitem, (), resizing.getitem),
     Rule(("cat", "concat", "concatenate"), "movement", cat),
     Rule(("stack",), "movement", stack),
     Rule(("pad", "constant_pad_nd"), "movement", pad, (), resizing.pad),

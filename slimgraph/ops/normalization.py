@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from slimgraph.labels import Value, varying
+from slimgraph.labels import Value, along, varying
 from slimgraph.ops import over_kept
 from slimgraph.ops.resizing import scaled
 from slimgraph.rules import Call, ModuleForm, Rule, Site
@@ -161,7 +161,17 @@ _INSTANCE = ModuleForm(
 _GROUP = ModuleForm((nn.GroupNorm,), ("weight", "bias"), ("num_groups", "eps"), _channels)
 _LAYER = ModuleForm((nn.LayerNorm,), ("weight", "bias"), ("normalized_shape", "eps"), _layer_sizes)
 _RMS = ModuleForm((nn.RMSNorm,), ("weight",), ("normalized_shape", "eps"), _layer_sizes)
+
+
+def weight_norm(site: Site, v: Value, g: Value, dim: int = 0) -> Value:
+    """Scale the slices of a weight to given norms; what is in a slice stays, it makes the norm."""
+    labels = site.open(v, dim, "out")
+    site.bind(g, dim, labels, "scale")
+    return site.value(along(labels, dim, v.shape))
+
+
 RULES = (
+    Rule(("_weight_norm",), "norm", weight_norm),
     Rule(("batch_norm",), "norm", batch_norm, (_BATCH,), None, over_kept.batch_norm),
     Rule(("instance_norm",), "norm", instance_norm, (_INSTANCE,), _resize_features),
     Rule(("aten.batch_norm", "aten.instance_norm"), "norm", per_channel_aten),

@@ -2,9 +2,15 @@
 
 import inspect
 import operator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+
+from slimgraph.labels import Shape, Value, compact
+from slimgraph.ops.elementwise import elementwise
+from slimgraph.rules import Rule, Site, values_in
 
 _IN_PLACE = {
     name
@@ -44,3 +50,46 @@ def _asks_for_it(node: fx.Node) -> bool:
     except (TypeError, ValueError):
         return True  # nobody knows
     return bool(bound.arguments.get("inplace", False))
+
+
+@dataclass(frozen=True, slots=True)
+class _Region(Site):
+    """A node that writes into a part of a value: its result counts as large as that part."""
+
+    part: Shape = ()
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of what is written."""
+        return self.part
+
+
+def setitem(site: Site, input: Any, index: Any, value: Any) -> None:
+    """Couple what is written with what was there, position by position.
+
+    Along a dim with channels the whole must be written: which positions a part of it takes
+    would be other ones once channels have left.
+    """
+    if not isinstance(input, Value):
+        site.freeze(value, "is put into a container")
+        return
+    target = site.carried(input)
+    indices = index if isinstance(index, tuple) else (index,)
+    basic = all(isinstance(i, int | slice | type(None) | type(...)) for i in indices)
+    if not basic or any(_cuts(layer, index) for layer in target.layers):
+        for operand in values_in(target, index, value):
+            site.freeze(operand, "is written at positions of its own")
+        return
+    part = torch.empty((), device="meta").expand(target.shape)[index].shape
+    layers = tuple(layer[index] for layer in target.layers)
+    elementwise(
+        _Region(site.node, site.ledger, part=tuple(part)), Value(tuple(part), layers), value
+    )
+
+
+def _cuts(layer: Tensor, index: Any) -> bool:
+    """Return whether an index leaves out positions along a dim with channels."""
+    return compact(layer[index]).numel() < compact(layer).numel()
+
+
+RULES = (Rule(("setitem",), "write", setitem),)

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from slimgraph.labels import Value, varying
+from slimgraph.ops.elementwise import elementwise
 from slimgraph.rules import ModuleForm, Rule, Site
 
 
@@ -29,12 +30,26 @@ def _spatial(site: Site, input: Value, dims: int) -> Value:
 
 def _pool(dims: int) -> Any:
     def flow(site: Site, input: Value, *args: Any, **kwargs: Any) -> Value | tuple[Value, ...]:
-        if isinstance(site.node.meta["val"], tuple):  # with the indices of the maxima
-            site.freeze(input, "its pooling indices are used")
-            return tuple(Value(tuple(x.shape)) for x in site.node.meta["val"])
-        return _spatial(site, input, dims)
+        result = _spatial(site, input, dims)
+        value = site.node.meta["val"]
+        return tuple(result for _ in value) if isinstance(value, tuple) else result  # with places
 
     return flow
+
+
+def _unpool(dims: int) -> Any:
+    def flow(site: Site, input: Value, indices: Value, *args: Any, **kwargs: Any) -> Value:
+        both = [_spatial(site, value, dims) for value in (input, indices)]
+        return elementwise(site, *both)
+
+    return flow
+
+
+def random(site: Site, input: Value, *args: Any, **kwargs: Any) -> Any:
+    """Pool windows drawn at random: other channels would draw others."""
+    site.freeze(input, "is pooled over windows drawn at random for each channel")
+    value = site.node.meta["val"]
+    return tuple(site.value() for _ in value) if isinstance(value, tuple) else site.value()
 
 
 def resample(site: Site, input: Value, *args: Any, **kwargs: Any) -> Value:
@@ -55,12 +70,28 @@ _RESAMPLE = ModuleForm((nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNeare
 RULES = (
     *(
         Rule(
-            tuple(f"{name}{dims}d" for name in _NAMES),
+            tuple(f"{name}{dims}d{end}" for name in _NAMES for end in ("", "_with_indices")),
             "pool",
             _pool(dims),
             (ModuleForm(_modules(dims)),),
         )
         for dims in (1, 2, 3)
     ),
+    *(
+        Rule(
+            (f"max_unpool{dims}d",),
+            "pool",
+            _unpool(dims),
+            (ModuleForm((getattr(nn, f"MaxUnpool{dims}d"),)),),
+        )
+        for dims in (1, 2, 3)
+    ),
+    Rule(
+        ("fractional_max_pool2d", "fractional_max_pool2d_with_indices", "fractional_max_pool3d",
+         "fractional_max_pool3d_with_indices"),
+        "pool",
+        random,
+        (ModuleForm((nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)),),
+    ),
     Rule(("interpolate", "upsample"), "pool", resample, (_RESAMPLE,)),
-)
+)  # fmt: skip

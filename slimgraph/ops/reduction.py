@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from slimgraph.labels import Value, compact, varying
+from slimgraph.labels import Value, varying
+from slimgraph.op_names import canonical
 from slimgraph.ops import resizing
-from slimgraph.rules import Call, ModuleForm, Rule, Site, canonical
+from slimgraph.rules import Call, ModuleForm, Rule, Site
 
 # What a reduction reads in the place of a channel, so that the others alone decide.
 _IGNORED: dict[str, float] = {
@@ -125,11 +126,11 @@ def mix(site: Site, input: Value, dim: Any = -1, *args: Any, **kwargs: Any) -> A
         if set(varying(layer)) <= set(mixed):
             site.ledger.freeze(layer, site.node, "is mixed with other channels")
             continue
-        first = compact(layer)
+        first = layer
         for d in mixed:
             first = first.narrow(d, 0, 1)
         site.ledger.couple(layer, first.expand(layer.shape), site.node)
-        layers.append(first.expand(site.shape))
+        layers.append(layer if layer.shape == site.shape else first.expand(site.shape))
     value = site.node.meta["val"]
     result = site.value(*layers)
     return tuple(result for _ in value) if isinstance(value, tuple) else result

@@ -1,7 +1,7 @@
 """Literal sizes in the arguments of data-movement ops, recomputed from what is kept."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from slimgraph.errors import EmptiedGroupError
 from slimgraph.rules import Call, compute
-from slimgraph.shapes import place
+from slimgraph.shapes import attribute, place
 
 
 def _old(node: fx.Node) -> tuple[int, ...]:
@@ -63,6 +63,50 @@ def scaled(call: Call, sizes: Sequence[Any], old: Sequence[int], new: Sequence[i
             product = compute(call.graph, operator.mul, size, after)
             result.append(compute(call.graph, operator.floordiv, product, before))
     return result
+
+
+def sizes_of(
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[int, Sequence[Any]]:
+    """Find the sizes among the arguments of an op that makes or repeats positions.
+
+    Returns:
+        Where they start, -1 if they are given by name, and the sizes, maybe packed into a node.
+    """
+    first = 1 if name.startswith("new_") or name in ("expand", "repeat", "tile") else 0
+    given = args[first:] or [next((v for k, v in kwargs.items() if k in _SIZES), ())]
+    packed = isinstance(given[0], list | tuple)
+    return first if len(args) > first else -1, given[0] if packed else given
+
+
+_SIZES = ("size", "sizes", "repeats", "dims")
+
+
+def create(call: Call) -> None:
+    """Make as many positions as are left."""
+    _replace_sizes(call, call.kept.shape(call.node))
+
+
+def repeat(call: Call) -> None:
+    """Repeat dims of size one as often as there are positions left."""
+    old, new = call.kept.shape(call.input), call.kept.shape(call.node)
+    before = (1,) * (len(new) - len(old)) + old
+    _replace_sizes(call, [b // a for a, b in zip(before, new, strict=True)])
+
+
+def _replace_sizes(call: Call, wanted: Sequence[int]) -> None:
+    """Write sizes where literal ones stand that differ; computed ones count no channels."""
+    first, sizes = sizes_of(call.name, call.args, call.kwargs)
+    sizes = [
+        new if isinstance(size, int) else size for size, new in zip(sizes, wanted, strict=False)
+    ]
+    if first < 0:
+        name = next(name for name in call.kwargs if name in _SIZES)
+        call.kwargs[name] = sizes
+    elif isinstance(call.args[first], list | tuple):
+        call.args[first] = sizes
+    elif len(sizes) == len(wanted):
+        call.args[first : first + len(sizes)] = sizes
 
 
 def squeeze(call: Call) -> None:
@@ -145,6 +189,7 @@ def getitem(call: Call) -> None:
         size = _old(call.input)[dim]
         whole = isinstance(entry, slice) and range(size)[entry] == range(size)
         if not whole and call.kept.positions(call.input, dim) is not None:
+            entry = _positions(call.node, entry, k)  # noqa: PLW2901 - the same in plain numbers
             given[k] = _moved(call, dim, entry)
             if isinstance(given[k], list) and len(entries) > 1:  # two lists would be paired
                 picked = (*[slice(None)] * dim, given[k])
@@ -154,13 +199,31 @@ def getitem(call: Call) -> None:
     call.args[1] = tuple(given) if isinstance(index, tuple) else given[0]
 
 
-def _moved(call: Call, dim: int, entry: int | slice) -> int | slice | list[int]:
+def _positions(node: fx.Node, entry: Any, place: int) -> Any:
+    """Read the data of a constant index."""
+    if not isinstance(entry, Tensor):
+        return entry
+    index = node.args[1]
+    source = index[place] if isinstance(index, tuple) else index
+    assert isinstance(source, fx.Node), "only constants index channels"
+    return constant(node, str(source.target))
+
+
+def constant(node: fx.Node, name: str) -> list[int]:
+    """Return the numbers in a buffer of the model that a node belongs to."""
+    root = node.graph.owning_module
+    assert root is not None, "traced graphs belong to a module"
+    found: list[int] = attribute(root, name).tolist()
+    return found
+
+
+def _moved(call: Call, dim: int, entry: int | slice | list[int]) -> int | slice | list[int]:
     """Translate an index into the positions that are left."""
     size = _old(call.input)[dim]
     kept = call.kept.positions(call.input, dim)
     assert kept is not None, "asked only where positions were removed"
     rank = {position: i for i, position in enumerate(kept.tolist())}
-    if not isinstance(entry, slice):
+    if isinstance(entry, int):
         if entry % size not in rank:
             raise EmptiedGroupError(
                 f"the mask removes position {entry}, which is read by itself here",
@@ -168,7 +231,8 @@ def _moved(call: Call, dim: int, entry: int | slice) -> int | slice | list[int]:
                 "keep this channel",
             )
         return rank[entry % size]
-    found = [rank[p] for p in range(size)[entry] if p in rank]
+    asked = range(size)[entry] if isinstance(entry, slice) else [p % size for p in entry]
+    found = [rank[p] for p in asked if p in rank]
     if not found:
         raise EmptiedGroupError(
             "the mask leaves nothing of this slice",
@@ -176,7 +240,7 @@ def _moved(call: Call, dim: int, entry: int | slice) -> int | slice | list[int]:
             "keep at least one channel of it",
         )
     steps = {after - before for before, after in pairwise(found)} or {1}
-    if len(steps) == 1:
+    if len(steps) == 1 and min(steps) > 0:
         return slice(found[0], found[-1] + 1, steps.pop())
     return found
 

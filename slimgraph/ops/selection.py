@@ -9,8 +9,8 @@ from torch import Tensor, fx
 
 from slimgraph.errors import EmptiedGroupError
 from slimgraph.labels import Selection, Value, along, compact, varying
-from slimgraph.ops.grids import carried, settle
-from slimgraph.rules import Call, Kept, Rule, Site, canonical
+from slimgraph.op_names import canonical
+from slimgraph.rules import Call, Kept, Rule, Site
 from slimgraph.selection import select
 from slimgraph.shapes import attribute, place
 
@@ -116,26 +116,6 @@ def _looked_through(call: Call, dim: int, positions: Tensor) -> tuple[fx.Node, T
     return source, earlier[1][positions]
 
 
-def index_select(site: Site, input: Value, dim: int, index: Value) -> Value:
-    """Take out positions; which ones has to be known."""
-    site.freeze(index, "holds positions of channels")
-    if index.parameter is None or index.node is None or index.node.op != "get_attr":
-        site.freeze(input, "is indexed by a computed tensor")
-        return site.value()
-    dim %= input.ndim
-    picked = _constant(index.node).cpu()
-
-    def run(layer: Tensor) -> Tensor:
-        small = compact(layer)  # a copy of the whole would cost as much as the pixels
-        small = small.index_select(dim, picked) if dim in varying(layer) else small
-        return small.expand(site.shape)
-
-    layers = site.layers(input)
-    for layer in layers:
-        settle(site, layer, run)
-    return carried(site, site.shape, [run(layer) for layer in layers])
-
-
 def _constant(index: fx.Node) -> Tensor:
     root = index.graph.owning_module
     assert root is not None, "traced graphs belong to a module"
@@ -144,7 +124,7 @@ def _constant(index: fx.Node) -> Tensor:
     return found
 
 
-def _resize_index(call: Call) -> None:
+def resize_index(call: Call) -> None:
     """Say where the positions are now, without those that left."""
     dim: Any = call.get(1, "dim") % len(call.input.meta["val"].shape)
     kept = call.kept.positions(call.input, dim)
@@ -177,7 +157,4 @@ def selections_of(kept: Kept, graph: fx.Graph) -> Iterator[str]:
                 yield node.name
 
 
-RULES = (
-    Rule(("slimgraph.selection.select",), "selection", fork, (), _resize_fork),
-    Rule(("index_select",), "movement", index_select, (), _resize_index),
-)
+RULES = (Rule(("slimgraph.selection.select",), "selection", fork, (), _resize_fork),)

@@ -11,8 +11,8 @@ import slimgraph
 from slimgraph.cost import CostModel
 from slimgraph.graph import DependencyGraph
 from slimgraph.groups import Group, module_of
+from slimgraph.op_names import canonical
 from slimgraph.report.frozen import FrozenChannels, runs
-from slimgraph.rules import canonical
 
 SCHEMA = "slimgraph.report/1"
 
@@ -184,11 +184,9 @@ class _Builder:
         """Describe every module or parameter that costs multiply-accumulates."""
         found: list[dict[str, Any]] = []
         for read in self.graph.ledger.reads:
-            if read.weight is None or any(
-                layer["module"] == module_of(read.weight) for layer in found
-            ):
-                continue
-            name = module_of(read.weight)
+            name = "" if read.weight is None else module_of(read.weight)
+            if name not in self.module_costs or any(each["module"] == name for each in found):
+                continue  # read by no weight, or by a buffer
             before, after = self.module_costs[name]
             new = after or {"shape": (None, None), "params": None, "macs": None}
             found.append(

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from slimgraph.cost import CostModel, Unit
-from slimgraph.errors import BudgetError, UnknownGroupError
+from slimgraph.errors import BudgetError
 from slimgraph.graph import DependencyGraph
 from slimgraph.labels import compact
+from slimgraph.naming import named_channels
 from slimgraph.select.blocks import Legality
 
 Order = Literal["per_cost", "score"]
@@ -92,7 +92,7 @@ def select(  # noqa: PLR0913 - each option is one keyword of the command line
             dry; `score` ranks by the score alone.
         round_to: Each group keeps a multiple of this many channels, or all.
         max_removed: At most this share of any group's channels leaves.
-        keep: Groups or modules that stay whole; `*` matches any part of a name.
+        keep: What stays whole, by name; as `freeze` of `analyze`.
         rounds: How often `per_cost` ranks anew.
 
     Returns:
@@ -105,6 +105,10 @@ def select(  # noqa: PLR0913 - each option is one keyword of the command line
     check_order(order)
     if round_to < 1 or not 0 <= max_removed <= 1:
         raise BudgetError("`round_to` must be at least 1 and `max_removed` lie in [0, 1]")
+    if not any(group.prunable for group in graph.groups):
+        raise BudgetError(
+            "no channel of this model can leave", hint="`graph.explain(name)` says why"
+        )
     greedy = _Greedy(graph, scores, budget, round_to)
     greedy.protect(max_removed, keep)
     start = greedy.cost(torch.ones(len(scores), dtype=torch.bool))
@@ -149,15 +153,8 @@ class _Greedy:
 
     def protect(self, max_removed: float, keep: Sequence[str]) -> None:
         """Lock what must stay: named groups, and the best channels of every group."""
-        for pattern in keep:
-            names = [n for n in self.graph.names() if _matches(n, pattern)]
-            if not names:
-                raise UnknownGroupError(
-                    f"`keep` names `{pattern}`, which makes no channels",
-                    hint="see `graph.groups` or `slimgraph-report MODEL` for the names",
-                )
-            for name in names:
-                self.locked[self.graph.components(name)] = True
+        for channels, _ in named_channels(self.graph, keep, "keep"):
+            self.locked[channels] = True
         for group in self.graph.groups:
             allowed = min(int(group.size * max_removed), group.size - 1)
             self.locked[group.components[self._beyond(group.components, allowed)]] = True
@@ -241,7 +238,3 @@ def _readers(graph: DependencyGraph) -> Tensor:
         for layer in read.value.layers:
             count[graph.component[compact(layer).flatten()].unique()] += 1
     return count.clamp(min=1)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")

@@ -24,6 +24,7 @@ from slimgraph.shapes import place
 _INPUT_LIMIT = 2**31  # bytes that all inputs of a model may declare together
 _NODE_LIMIT = 2**17
 _DIM_LIMIT = 64  # torch's own
+_DEPTH_LIMIT = 32  # containers in containers
 
 
 def encode_nodes(graph: fx.Graph) -> list[dict[str, Any]]:
@@ -74,10 +75,21 @@ def _encode_input(node: fx.Node, where: str) -> Any:
             f"the input `{node.name}` has no shape",
             hint="trace the model with `slimgraph.trace(model, example_inputs)`",
         )
-    value = node.meta["val"]
+    return _encode_example(node.meta["val"], where)
+
+
+def _encode_example(value: Any, where: str) -> Any:
+    """Describe an input: its structure, and the shape and dtype of every tensor in it."""
     if isinstance(value, Tensor):
         dtype = encode_value(value.dtype, where)["dtype"]
         return {"tensor": {"shape": list(value.shape), "dtype": dtype}}
+    if isinstance(value, tuple) and type(value) is not torch.Size:  # also a named one
+        return {"tuple": [_encode_example(item, where) for item in value]}
+    if isinstance(value, list):
+        return [_encode_example(item, where) for item in value]
+    if type(value) is dict:
+        pairs = value.items()
+        return {"dict": [[encode_value(k, where), _encode_example(v, where)] for k, v in pairs]}
     return encode_value(value, where)
 
 
@@ -211,10 +223,22 @@ def check_targets(graph: fx.Graph, root: nn.Module) -> None:
             raise MalformedError(f"node `{node.name}`: the model has no `{node.target}`")
 
 
-def _decode_input(data: Any) -> Any:
+def _decode_input(data: Any, depth: int = 0) -> Any:
+    if depth > _DEPTH_LIMIT:
+        raise MalformedError(f"the input is nested more than {_DEPTH_LIMIT} times")
+    if isinstance(data, list):
+        return [_decode_input(item, depth + 1) for item in data]
+    if isinstance(data, dict) and isinstance(data.get("tuple"), list):
+        return tuple(_decode_input(item, depth + 1) for item in data["tuple"])
+    if isinstance(data, dict) and isinstance(data.get("dict"), list):
+        keys = decode_value({"dict": [[key, None] for key, _ in data["dict"]]}, {})
+        values = [_decode_input(value, depth + 1) for _, value in data["dict"]]
+        return dict(zip(keys, values, strict=True))
     fields = data.get("tensor") if isinstance(data, dict) else None
-    if fields is None:
-        return decode_value(data, {})
+    return decode_value(data, {}) if fields is None else _decode_tensor(fields)
+
+
+def _decode_tensor(fields: Any) -> Tensor:
     shape = fields["shape"]
     dtype = decode_value({"dtype": fields["dtype"]}, {})
     if len(shape) > _DIM_LIMIT or not all(type(n) is int and 0 <= n < 2**40 for n in shape):
@@ -228,6 +252,7 @@ def _decode_input(data: Any) -> Any:
 
 
 def _check_total(inputs: list[Any]) -> None:
-    sizes = [value.numel() * value.itemsize for value in inputs if isinstance(value, Tensor)]
+    tensors = [value for value in tree_leaves(inputs) if isinstance(value, Tensor)]
+    sizes = [tensor.numel() * tensor.itemsize for tensor in tensors]
     if sum(sizes) > _INPUT_LIMIT:
         raise MalformedError(f"the inputs need more than {_INPUT_LIMIT // 2**30} GiB together")

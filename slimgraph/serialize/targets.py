@@ -6,6 +6,7 @@ files, calls back, or reaches into memory is not in them.
 """
 
 import builtins
+import collections
 import math
 import operator
 import re
@@ -39,13 +40,15 @@ _NUMBER_FUNCTIONS: Mapping[ModuleType, str] = {
     math: "acos asin atan atan2 ceil copysign cos cosh degrees erf exp expm1 fabs floor fmod fsum"
     " gcd hypot isclose isfinite isinf isnan isqrt lcm ldexp log log10 log1p log2 pow prod radians"
     " remainder sin sinh sqrt tan tanh trunc",
+    collections: "OrderedDict",
     builtins: "abs bool divmod float getattr int len max min pow round sum tuple",
 }
 _FACTORIES = (
-    "_assert arange as_tensor broadcast_shapes empty eye full full_like is_tensor linspace logspace"
-    " ones rand rand_like randint randint_like randn randn_like randperm result_type scalar_tensor"
-    " tensor tril_indices triu_indices zeros bartlett_window blackman_window hamming_window"
-    " hann_window kaiser_window sym_float sym_int sym_max sym_min sym_not sym_sqrt"
+    "_assert arange as_tensor broadcast_shapes empty eye finfo full full_like iinfo is_tensor"
+    " linspace logspace ones rand rand_like randint randint_like randn randn_like randperm"
+    " result_type scalar_tensor tensor tril_indices triu_indices zeros bartlett_window"
+    " blackman_window hamming_window hann_window kaiser_window"
+    " sym_float sym_int sym_max sym_min sym_not sym_sqrt"
 )
 _ACTIVATIONS = (  # torch.overrides leaves these out because they only call other functions
     "celu_ elu_ hardsigmoid hardswish hardtanh_ leaky_relu_ relu_ rrelu_ selu_ sigmoid tanh"
@@ -71,8 +74,9 @@ _UNSAFE_METHODS = _words(
     " sparse_resize_and_clear_ storage storage_type tolist type untyped_storage"
 )
 _ATTRIBUTES = _words(
-    "H T data device dtype imag indices is_cpu is_cuda is_floating_point is_meta is_quantized"
-    " is_sparse itemsize layout mH mT nbytes ndim real requires_grad shape values"
+    "H T data device dtype eps imag indices is_cpu is_cuda is_floating_point is_meta is_quantized"
+    " is_sparse itemsize layout max mH mT min nbytes ndim real requires_grad shape"
+    " smallest_normal tiny type values"
 )
 _ATEN = re.compile(r"torch\.ops\.aten\.([A-Za-z0-9]\w*|_\w+)\.(\w+)", re.ASCII)
 _PRIVATE_ATEN = _words(

@@ -151,8 +151,9 @@ def test_latency_opset_and_no_verify_are_passed_on(here: Path, export: Run) -> N
     assert opsets[""] == 18
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.7])
 def test_without_a_budget_only_dead_channels_leave_and_outputs_stay(
-    here: Path, export: Run
+    here: Path, export: Run, shift: float
 ) -> None:
     model = tiny()
     with torch.no_grad():
@@ -162,7 +163,7 @@ def test_without_a_budget_only_dead_channels_leave_and_outputs_stay(
         norm = model[1]
         assert isinstance(norm, nn.BatchNorm2d)
         norm.weight[:3] = 0
-        norm.bias[:3] = 0
+        norm.bias[:3] = shift
     sg.save(traced(model), here / "dead.slim")
     ran = export("dead.slim", "--onnx", "o.onnx", "--json")
     assert ran.code == 0
@@ -171,6 +172,19 @@ def test_without_a_budget_only_dead_channels_leave_and_outputs_stay(
     x = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         assert torch.allclose(onnx_output(here / "o.onnx", x), model(x), atol=1e-5)
+
+
+def test_a_mask_may_keep_the_constants_of_what_it_removes(export: Run) -> None:
+    ran = export("model.slim", "--onnx", "o.onnx", "--macs", "0.5", "--constants", "keep", "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out)["settings"]["constants"] == "keep"
+
+
+def test_a_meaning_of_removal_that_there_is_not_is_refused_early(here: Path, export: Run) -> None:
+    ran = export("model.slim", "--onnx", "o.onnx", "--constants", "drop")
+    assert (ran.code, ran.out) == (1, "")
+    assert "`constants` is 'drop'" in ran.err
+    assert not (here / "o.onnx").exists()
 
 
 def test_a_real_process_succeeds_silently_on_stdout(here: Path) -> None:

@@ -35,7 +35,22 @@ def test_output_goes_to_a_file_and_not_to_stdout(here: Path, report: Run, name: 
 def test_one_name_is_explained_by_what_keeps_it(report: Run) -> None:
     ran = report("model.slim", "--explain", "7")
     assert ran.code == 0
-    assert "output" in ran.out
+    assert ran.out.splitlines() == [
+        "`7` cannot shrink",
+        "  reaches the model's output at %output",
+        "    to free it: nothing: outputs keep their sizes",
+    ]
+
+
+def test_one_channel_is_explained(report: Run) -> None:
+    ran = report("model.slim", "--explain", "0", "--channel", "3")
+    assert (ran.code, ran.out) == (0, "channel 3 of `0` can leave\n")
+
+
+@pytest.mark.parametrize("names", [[], ["--explain", "0", "--explain", "3"]])
+def test_a_channel_needs_one_name(report: Run, names: list[str]) -> None:
+    ran = report("model.slim", "--channel", "3", *names)
+    assert (ran.code, ran.out) == (2, "")
 
 
 def test_two_names_are_explained_by_what_ties_them(report: Run) -> None:

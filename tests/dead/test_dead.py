@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import slimgraph as sg
+from slimgraph.keeping import Semantics
 
 IMAGE = (2, 3, 5, 5)
 
@@ -25,11 +26,11 @@ class Net(nn.Module):
         return self.head(self.b(self.activation(self.norm(self.a(x)))).relu())
 
 
-def kept(model: nn.Module) -> dict[str, list[int]]:
+def kept(model: nn.Module, constants: Semantics = "keep") -> dict[str, list[int]]:
     """Remove what is dead; return what stays of groups that shrink, having compared outputs."""
     x = torch.randn(IMAGE)
     model.eval()
-    result = sg.slim(model, x)
+    result = sg.slim(model, x, constants=constants)
     with torch.no_grad():
         torch.testing.assert_close(result.model(x), model(x), rtol=0, atol=1e-6)
     return {name: entry.nonzero().flatten().tolist() for name, entry in result.mask.items()}
@@ -53,18 +54,20 @@ def test_a_negative_shift_before_relu_makes_zero() -> None:
     assert kept(set_norm(Net(), 1, 0, -0.5)) == {"a": [0, 2, 3, 4, 5]}
 
 
-def test_a_positive_shift_stays() -> None:
-    assert kept(set_norm(Net(), 1, 0, 0.5)) == {}
+def test_a_positive_shift_leaves_as_a_constant() -> None:
+    assert kept(set_norm(Net(), 1, 0, 0.5)) == {"a": [0, 2, 3, 4, 5]}
+    assert kept(set_norm(Net(), 1, 0, 0.5), "zero") == {}
 
 
 @pytest.mark.parametrize("activation", [nn.Sigmoid(), nn.Softplus(), nn.Hardsigmoid()])
-def test_an_activation_that_maps_zero_elsewhere_keeps_the_channel(activation: nn.Module) -> None:
-    assert kept(set_norm(Net(activation), 2, 0, 0)) == {}
+def test_an_activation_that_maps_zero_elsewhere_makes_a_constant(activation: nn.Module) -> None:
+    assert kept(set_norm(Net(activation), 2, 0, 0)) == {"a": [0, 1, 3, 4, 5]}
+    assert kept(set_norm(Net(activation), 2, 0, 0), "zero") == {}
 
 
 @pytest.mark.parametrize("activation", [nn.SiLU(), nn.GELU(), nn.Hardswish(), nn.Tanh()])
 def test_an_activation_that_keeps_zero_lets_it_leave(activation: nn.Module) -> None:
-    assert kept(set_norm(Net(activation), 2, 0, 0)) == {"a": [0, 1, 3, 4, 5]}
+    assert kept(set_norm(Net(activation), 2, 0, 0), "zero") == {"a": [0, 1, 3, 4, 5]}
 
 
 def test_a_channel_nobody_reads_is_dead() -> None:

@@ -90,6 +90,7 @@ def test_the_commands_of_a_page_exist(page: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.filterwarnings("ignore::slimgraph.UnknownOpWarning")
 @pytest.mark.parametrize("page", [page for page in PAGES if page != MESSAGES], ids=relative)
 def test_the_code_of_a_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -126,6 +126,8 @@ def assert_same(old: fx.GraphModule, new: fx.GraphModule, *inputs: Tensor) -> No
         assert repr(after.meta["val"]) == repr(before.meta["val"])
     modes = {name: module.training for name, module in old.named_modules()}
     assert modes == {name: module.training for name, module in new.named_modules()}
+    for tensor in (*new.parameters(), *new.buffers()):
+        tensor.data = tensor.data.clone()  # kernels round differently in a file's alignment
     torch.manual_seed(1)
     expected = tree_leaves(old(*inputs))
     torch.manual_seed(1)

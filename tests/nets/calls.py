@@ -142,7 +142,7 @@ class Pruned(Hooked):
         prune.l1_unstructured(self.stem, "weight", amount=0.3)
 
 
-class SpectralNorm(Hooked):
+class WeightNorm(Hooked):
     """The weight is a parametrisation of another one."""
 
     def __init__(self) -> None:
@@ -186,6 +186,29 @@ class InPlaceView(Net):
         y = self.stem(x)
         y[:, :4].add_(self.other(x)).mul_(2)
         return self.head(F.relu(y))
+
+
+class Overwritten(Net):
+    """Replaces rows and columns of a value: every channel of them, by those of another value."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"stem": conv(3, 8), "other": conv(3, 8), "mid": conv(8, 6), "head": conv(6, 2)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        y[:, :, 0] = self.other(x)[:, :, -1]
+        y[..., 1:3] = 0
+        y += 1
+        return self.head(F.relu(self.mid(F.relu(y))))
+
+
+class PartlyWritten(Overwritten):
+    """Writes channels at positions of their own; those stay."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        y[:, 2:6] = self.other(x)[:, :4]
+        return self.head(F.relu(self.mid(F.relu(y))))
 
 
 class Nested(Net):
@@ -232,7 +255,7 @@ EXAMPLES = {
     "inputs by name": Example(Optional, {"a": 8}, _named),
     "nested outputs": Example(Outputs, {"stem": 8, "mid": 6}),
     "unknown op": Example(Unknown, {"stem": 8, "after": 4}),
-    "tied embedding": Example(Tied, {}, _words),
+    "tied embedding": Example(Tied, {"embed": 8}, _words),
     "tied convolutions": Example(TiedConvolutions, {"a": 8, "c": 6}),
     "tied and transposed": Example(
         AutoEncoder,
@@ -242,13 +265,17 @@ EXAMPLES = {
         keeps_zero=False,
         reads={"weight": (0, 1)},
     ),
-    "forward hook": Example(Hooked, {}),
+    "forward hook": Example(Hooked, {"stem": 8, "mid": 6}, keeps_zero=False),
     "watching hook": Example(Watched, {"stem": 8, "mid": 6}),
     "torch.nn.utils.prune": Example(Pruned, {"stem": 8, "mid": 6}),
-    "weight norm": Example(SpectralNorm, {}),
+    "weight norm": Example(
+        WeightNorm, {"mid.parametrizations.weight.original1": 6}, keeps_zero=False
+    ),
     "learned query": Example(LearnedQuery, {"stem": 8, "mid": 6}, _rows, other=None),
-    "constants": Example(Constant, {"stem": 8}, keeps_zero=False),
+    "constants": Example(Constant, {"stem": 8, "mid": 6}, keeps_zero=False),
     "written in place": Example(InPlaceView, {"stem": 8}),
+    "overwritten": Example(Overwritten, {"stem": 8, "mid": 6}, keeps_zero=False),
+    "partly overwritten": Example(PartlyWritten, {"other": 4, "mid": 6}, keeps_zero=False),
     "nested modules": Example(Nested, {"items.0": 8, "items.1.x": 8}),
     "nothing to remove": Example(NothingToRemove, {}),
 }

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slimgraph.plan import slice_tensor
+from slimgraph.slicing import slice_tensor
 
 
 @pytest.mark.parametrize("shape", [(8, 6), (8, 6, 3, 3), (8, 6, 1, 1), (8, 6, 2, 2, 2)])
@@ -21,7 +21,7 @@ def test_slicing_indexes_both_dims(
     columns: list[int] | None,
     at_once: int,
 ) -> None:
-    monkeypatch.setattr("slimgraph.plan._AT_ONCE", at_once)
+    monkeypatch.setattr("slimgraph.slicing._AT_ONCE", at_once)
     tensor = torch.randn(shape)
     kept = tuple(None if entry is None else torch.tensor(entry) for entry in (rows, columns))
     result = slice_tensor(tensor, (*kept, *[None] * (len(shape) - 2)))
@@ -36,7 +36,7 @@ def test_slicing_indexes_both_dims(
 def test_slicing_keeps_the_memory_format(
     monkeypatch: pytest.MonkeyPatch, columns: list[int] | None, at_once: int
 ) -> None:
-    monkeypatch.setattr("slimgraph.plan._AT_ONCE", at_once)
+    monkeypatch.setattr("slimgraph.slicing._AT_ONCE", at_once)
     tensor = torch.randn(8, 6, 3, 3).to(memory_format=torch.channels_last)
     kept = (torch.tensor([0, 3]), None if columns is None else torch.tensor(columns), None, None)
     result = slice_tensor(tensor, kept)

@@ -203,3 +203,16 @@ def test_order_by_score_removes_the_lowest_scores() -> None:
     prunable = CostModel(graph).prunable
     lowest = scores[prunable].sort().values[:5]
     assert scores[prunable & ~keep].sort().values.tolist() == lowest.tolist()
+
+
+@pytest.mark.parametrize("unit", ["channels", "params", "macs"])
+def test_a_model_in_which_nothing_can_leave_says_so(unit: str) -> None:
+    with pytest.raises(BudgetError, match="no channel of this model can leave"):
+        sg.slim(torch.nn.Linear(4, 6), torch.randn(2, 4), **{unit: 0.5})
+
+
+def test_frozen_parameters_and_switched_off_gradients_do_not_keep_channels() -> None:
+    model = models.Residual().requires_grad_(requires_grad=False)
+    with torch.inference_mode():
+        slim = sg.slim(model, torch.randn(models.IMAGE), channels=0.5).model
+    assert sum(p.numel() for p in slim.parameters()) < sum(p.numel() for p in model.parameters())

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import slimgraph as sg
+from slimgraph.op_names import canonical
 from slimgraph.parity import compare
-from slimgraph.rules import canonical
 from tools.zoo.catalog import Inputs, Subject
 from tools.zoo.halving import halve, kept_share
 from tools.zoo.measure import Diary, Record, example, parameters, prepare

@@ -1,0 +1,48 @@
+"""The two meanings of removal: a channel counts as zero, or as the constant it was left at."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from slimgraph.connections import Connections
+from slimgraph.constants import Constants
+from slimgraph.effects import Effect, find_effects
+from slimgraph.errors import MaskError
+from slimgraph.kept import KeptChannels
+from slimgraph.zeroing import switched_off
+
+Semantics = Literal["zero", "keep"]
+
+
+def check_semantics(constants: str) -> None:
+    """Refuse what is neither of the two.
+
+    Raises:
+        MaskError: It is something else.
+    """
+    if constants not in get_args(Semantics):
+        raise MaskError(f"`constants` is {constants!r}", hint='use "zero" or "keep"')
+
+
+def effects_of_mask(kept: KeptChannels, constants: Semantics) -> tuple[Effect, ...]:
+    """Find what consumers still get of the channels that a mask removes.
+
+    Args:
+        kept: What stays.
+        constants: Nothing for "zero"; for "keep" the constants of the model in which the channels
+            are switched off.
+
+    Raises:
+        VaryingChannelError: Such a channel is not constant where it is read.
+    """
+    if constants == "zero":
+        return ()
+    reference = switched_off(kept)
+    connections = Connections(kept.graph, reference)
+    nothing = torch.zeros(len(kept.channels), dtype=torch.bool)
+
+    def made(weight: str) -> Tensor:
+        return connections.ends(weight, connections.out_dim(weight), nothing)
+
+    return find_effects(kept, Constants(kept.graph, made, reference))

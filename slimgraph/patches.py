@@ -1,0 +1,138 @@
+"""What torch does differently while a model is traced, and the model put back afterwards.
+
+Each patch lets torch's own Python run on proxies instead of handing them to C++: a checkpoint is a
+call, a scripted function is the function it was made from, a transformer layer takes its slow path.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx import _symbolic_trace as symbolic
+from torch.utils import checkpoint as checkpointing
+from torch.utils._pytree import tree_any, tree_leaves
+
+_CHECKPOINT_OPTIONS = frozenset(
+    {"use_reentrant", "context_fn", "determinism_check", "debug", "preserve_rng_state",
+     "early_stop"}
+)  # fmt: skip
+_STORES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+
+@contextmanager
+def traceable(model: nn.Module) -> Iterator[None]:
+    """Let Python run on proxies: torch's own, and `len` in the files that define the model."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    original = checkpointing.checkpoint
+    scripted = torch.jit.ScriptFunction.__call__
+    with ExitStack() as stack:
+        for module in list(sys.modules.values()):
+            held = getattr(module, "__dict__", {})
+            if held.get("checkpoint") is original:
+                stack.enter_context(patch.dict(held, checkpoint=_call_at_once))
+        _patch_marked(stack)
+        for scope in _scopes(model):
+            stack.enter_context(patch.dict(scope, len=_length))
+        transformer = vars(nn.modules.transformer)
+        stack.enter_context(patch.dict(transformer, _detect_is_causal_mask=_is_causal))
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        setattr(torch.jit.ScriptFunction, "__call__", _inlined(scripted))  # noqa: B010
+        stack.callback(setattr, torch.jit.ScriptFunction, "__call__", scripted)
+        yield
+
+
+def _scopes(model: nn.Module) -> list[dict[str, Any]]:
+    """Return the global names of every file that defines a part of a model, but torch's."""
+    kinds = {type(module) for module in model.modules()}
+    scopes = [getattr(kind.forward, "__globals__", {}) for kind in kinds]
+    own = [s for s in scopes if not str(s.get("__name__", "torch")).startswith("torch.")]
+    return list({id(scope): scope for scope in own if "len" not in scope}.values())
+
+
+def _length(value: Any) -> Any:
+    """Keep the length of a tensor a size that may change; the builtin has to return a number."""
+    if isinstance(value, fx.Proxy) and isinstance(value, Tensor) and value.ndim:
+        return value.shape[0]
+    return len(value)
+
+
+def _call_at_once(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Stand in for `torch.utils.checkpoint.checkpoint`: when and where to recompute is no op."""
+    return function(*args, **{k: v for k, v in kwargs.items() if k not in _CHECKPOINT_OPTIONS})
+
+
+def _patch_marked(stack: ExitStack) -> None:
+    """Look into functions that are marked with `torch.fx.wrap` instead of keeping them whole."""
+    marked = symbolic._wrapped_fns_to_patch  # noqa: SLF001 - fx keeps them here
+    for (_, name), scope in marked.items():
+        function = scope.get(name)
+        if function is not None and getattr(function, "__module__", "") != "math":
+            stack.enter_context(patch.dict(scope, {name: _looked_into(function)}))
+    stack.enter_context(patch.dict(marked, clear=True))
+
+
+def _looked_into(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        values = tree_leaves((args, kwargs))
+        tracer: Any = next((x.tracer for x in values if isinstance(x, fx.Proxy)), None)
+        return (
+            function(*args, **kwargs)
+            if tracer is None
+            else tracer.look_into(function, args, kwargs)
+        )
+
+    return call
+
+
+def _is_causal(_mask: Any, is_causal: Any = None, _size: Any = None) -> bool:
+    """Take what the caller says; torch would compare the mask's data, only to go faster."""
+    return bool(is_causal)
+
+
+def _inlined(scripted: Callable[..., Any]) -> Callable[..., Any]:
+    """Call the Python function that a scripted one was made from, where there are proxies."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        python = getattr(self, "_torchdynamo_inline", None)
+        if python is not None and tree_any(lambda x: isinstance(x, fx.Proxy), (args, kwargs)):
+            return python(*args, **kwargs)
+        return scripted(self, *args, **kwargs)
+
+    return call
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and take back that and whatever forward stores in it."""
+    modules = list(model.modules())
+    modes = [(module, module.training) for module in modules]
+    before = [held for module in modules for held in _stores(module)]
+    copies = [held.copy() for held in before]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for held, copy in zip(before, copies, strict=True):
+            _put_back(held, copy)
+        for module, training in modes:
+            module.training = training
+
+
+def _stores(module: nn.Module) -> Iterator[Any]:
+    """Yield what a module keeps its state in: its attributes and torch's stores among them."""
+    if not isinstance(module, torch.jit.ScriptModule):  # its state lies outside Python
+        yield vars(module)
+        yield from (vars(module)[name] for name in _STORES)
+
+
+def _put_back(held: Any, copy: Any) -> None:
+    same = len(held) == len(copy) and not isinstance(held, set)
+    if not same or any(held.get(key) is not value for key, value in copy.items()):
+        held.clear()
+        held.update(copy)

@@ -1,0 +1,64 @@
+"""Slicing: the kept positions of a tensor, as a tensor of its own."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Kept = tuple[Tensor | None, ...]
+
+
+def slice_tensor(tensor: Tensor, kept: Kept) -> Tensor:
+    """Keep positions of a tensor; the result is a copy of what is left and nothing more.
+
+    Args:
+        tensor: Any tensor.
+        kept: Per dim a vector of positions, a matrix (groups, positions) on dim 1 of a grouped
+            weight, or `None` for all.
+
+    Returns:
+        The kept part, on the same device, in the same dtype and memory format.
+    """
+    source = tensor.detach()
+    given = [None if entry is None else entry.to(source.device) for entry in kept]
+    if all(entry is None for entry in given):
+        return source.clone()
+    rows, *others = given
+    crossed = [entry for entry in others if entry is not None]
+    at_once = max(1, _AT_ONCE // (source[:1].numel() * source.element_size() or 1))
+    if rows is None or len(rows) <= at_once or not crossed or crossed[0].ndim > 1:
+        return _laid_out(_select(source, given), source)
+    shape = [size if k is None else len(k) for size, k in zip(source.shape, given, strict=True)]
+    result = _laid_out(source.new_empty(shape), source)
+    for part, target in zip(rows.split(at_once), result.split(at_once), strict=True):
+        target.copy_(_select(source, [part, *others]))
+    return result
+
+
+# Bytes of rows that are gathered before their columns are: they fit a processor's cache, and a
+# large matrix is sliced without memory beyond the result.
+_AT_ONCE = 1 << 18
+
+
+def _select(tensor: Tensor, kept: Sequence[Tensor | None]) -> Tensor:
+    for dim, index in enumerate(kept):
+        if index is not None:
+            plain = index.ndim == 1
+            tensor = tensor.index_select(dim, index) if plain else _per_group(tensor, index)
+    return tensor
+
+
+def _laid_out(result: Tensor, source: Tensor) -> Tensor:
+    """Give a result the memory format of its source, which torch's selections forget."""
+    wanted = {4: torch.channels_last, 5: torch.channels_last_3d}.get(source.ndim)
+    if source.is_contiguous() or wanted is None or not source.is_contiguous(memory_format=wanted):
+        return result
+    return result.contiguous(memory_format=wanted)
+
+
+def _per_group(weight: Tensor, positions: Tensor) -> Tensor:
+    groups, count = positions.shape
+    rows = weight.reshape(groups, -1, *weight.shape[1:])
+    index = positions.reshape(groups, 1, count, *([1] * (weight.ndim - 2)))
+    index = index.expand(groups, rows.shape[1], count, *weight.shape[2:])
+    return rows.gather(2, index).flatten(0, 1)
