@@ -235,7 +235,7 @@ class _Streams:
 
 _ORDERLESS = frozenset(
     {"contraction", "norm", "element-wise", "pool", "reduction", "movement", "selection", "size",
-     "input", "output", "parameter"}
+     "created", "input", "output", "parameter"}
 )  # fmt: skip
 
 

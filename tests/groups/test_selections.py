@@ -299,3 +299,40 @@ def test_the_budget_comes_before_the_copies() -> None:
     )
     before = result.report["totals"]["before"]["channels"]
     assert result.report["totals"]["after"]["channels"] <= 0.4 * before
+
+
+def test_constants_of_what_is_selected_are_kept() -> None:
+    """As Network Slimming leaves a norm: scale zero, shift not."""
+    found = traced()
+    mask = {"n1[in]": mask_of(6, 0, 3, 5), "n3[in]": mask_of(6, 1, 2), "n7[in]": mask_of(8, 0, 6)}
+    slim = sg.compress(found, mask, constants="keep")
+    reference = build(EXAMPLES["pre-activation"])
+    with torch.no_grad():
+        for norm, kept in (("n1", [0, 3, 5]), ("n3", [1, 2]), ("n7", [0, 6])):
+            weight = reference.get_submodule(norm).weight
+            weight[[i for i in range(len(weight)) if i not in kept]] = 0
+    ordered = ReorderChannels().rewrite(slim).graph_module
+    for inputs in (IMAGE, torch.randn(1, 3, 11, 11, dtype=torch.float64)):
+        assert_same_output(sg.masked(found, mask, constants="keep"), slim, inputs)
+        assert_same_output(reference, slim, inputs)
+        assert_same_output(slim, ordered, inputs)
+
+
+def test_a_slimmed_norm_loses_channels_without_changing_an_output() -> None:
+    model = build(EXAMPLES["pre-activation"])
+    with torch.no_grad():
+        model.get_submodule("n5").weight[[0, 2, 5]] = 0
+    assert sg.slim(model, IMAGE).model.get_submodule("c5").in_channels == 8
+    found = sg.slim(model, IMAGE, selections=True)
+    assert found.model.get_submodule("c5").in_channels == 5
+    assert_same_output(model, found.model, IMAGE)
+
+
+def test_an_optimizer_follows_a_model_that_selects() -> None:
+    model = build(EXAMPLES["pre-activation"])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(IMAGE).sum().backward()
+    optimizer.step()
+    slim = sg.slim(model, IMAGE, macs=0.6, selections=True, optimizer=optimizer).model
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in slim.parameters()}
