@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
@@ -11,8 +11,8 @@ from slimgraph.analysis import parameter_names
 from slimgraph.kept import KeptChannels
 from slimgraph.op_names import canonical
 from slimgraph.pass_manager import Pass, PassResult, clone
-from slimgraph.rules import Call, Rule, RuleTable
-from slimgraph.shapes import modules_of
+from slimgraph.rules import POSITIONS, Call, Rule, RuleTable
+from slimgraph.shapes import device_of, modules_of
 from slimgraph.structures import holds_tensor
 
 
@@ -49,10 +49,18 @@ class ResizeLiterals(Pass):
             rebuild.emit(node, twins[node.name])
         if not rebuild.modified:
             return PassResult(graph_module, modified=False)
+        stale = rebuild.drop_stale()
         result = clone(graph_module, rebuild.new)
+        for name in stale:
+            delattr(result, name)
+        for name, tensor in rebuild.constants.items():
+            result.register_buffer(name, tensor.to(device_of(graph_module)), persistent=False)
         for target, name, value in rebuild.options:
             setattr(result.get_submodule(target), name, value)
         return PassResult(result, modified=True)
+
+
+_PICKS = ("index_select", "getitem")  # a later one may have looked through them
 
 
 class _Rebuild:
@@ -68,6 +76,7 @@ class _Rebuild:
         self.modules = modules_of(root)
         self.names = parameter_names(root)
         self.options: list[tuple[str, str, Any]] = []  # of modules: target, name, new value
+        self.constants: dict[str, Tensor] = {}
         self.known: dict[fx.Node, Any] = {}
         self.modified = False
 
@@ -81,9 +90,13 @@ class _Rebuild:
         args, kwargs = map_arg((node.args, node.kwargs), lambda source: self.known[source])
         call = Call(
             self._name(node), twin, list(args), dict(kwargs), self.kept, self.new,
-            node.target, self._weight(node),
+            node.target, self._weight(node), constants=self.constants,
         )  # fmt: skip
         self._resize(node, call)
+        if call.instead is not None:
+            self.known[node] = call.instead
+            self.modified = True
+            return
         op = node.op if call.target is node.target else "call_function"
         made = self.new.create_node(
             op, call.target, tuple(call.args), call.kwargs, node.name, node.type
@@ -91,6 +104,20 @@ class _Rebuild:
         made.name = node.name
         made.meta = {key: value for key, value in node.meta.items() if key != "val"}
         self.known[node] = made
+
+    def drop_stale(self) -> list[str]:
+        """Drop constants that nobody reads any more; return those that an earlier run had made."""
+        made = [self.known[node] for node in self.root.graph.nodes if node.users]
+        used = {node for node in made if isinstance(node, fx.Node)}
+        for node in reversed(self.new.nodes):
+            is_new = node.op == "get_attr" and node.target in self.constants
+            is_pick = node.op == "get_attr" or canonical(node.target) in _PICKS
+            if not node.users and (is_new or (is_pick and node in used)):
+                self.new.erase_node(node)
+        read = {node.target for node in self.new.nodes if node.op == "get_attr"}
+        self.constants = {name: self.constants[name] for name in self.constants if name in read}
+        own = {node.name + POSITIONS for node in self.root.graph.nodes} - read
+        return sorted(own & vars(self.root)["_non_persistent_buffers_set"])
 
     def _weight(self, node: fx.Node) -> str | None:
         if node.op != "call_module":

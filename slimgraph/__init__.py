@@ -10,6 +10,7 @@ from slimgraph.groups import Group
 from slimgraph.importance import score
 from slimgraph.mask import Mask
 from slimgraph.onnx_export import ExportReport, export_onnx
+from slimgraph.passes.select_channels import with_selections
 from slimgraph.plan import Plan
 from slimgraph.rules import Rule, RuleTable
 from slimgraph.select import Budget, select
@@ -39,4 +40,5 @@ __all__ = [
     "select",
     "slim",
     "trace",
+    "with_selections",
 ]

@@ -73,6 +73,9 @@ def export(
         typer.Option(help="Group, module, parameter to keep whole; `*` matches."),
     ] = None,
     seed: Annotated[int, typer.Option(help="For `--criterion random`.")] = 0,
+    selections: Annotated[
+        bool, typer.Option("--selections", help="Let each reader of a value drop other channels.")
+    ] = False,
     constants: Annotated[
         str | None, typer.Option(help="zero or keep: what a channel that leaves counts as.")
     ] = None,
@@ -102,6 +105,7 @@ def export(
         model=model,
         onnx=onnx,
         mask=mask,
+        selections=selections,
         constants=constants,
         budget={unit: _amount(unit, text) for unit, text in budgets.items() if text is not None},
         choice={

@@ -19,13 +19,14 @@ from slimgraph.kept import KeptChannels
 from slimgraph.labels import Value, compact, restride
 from slimgraph.mask import keep_channels
 from slimgraph.opaque import is_opaque
+from slimgraph.ops.selection import selections_of
 from slimgraph.optimizers import follow
 from slimgraph.pass_manager import Pipeline, clone
 from slimgraph.passes.fold_constants import FoldConstants
 from slimgraph.passes.resize_literals import ResizeLiterals
 from slimgraph.passes.slice_parameters import SliceParameters
 from slimgraph.plan import Plan, like, put_all
-from slimgraph.rules import RuleTable
+from slimgraph.rules import POSITIONS, RuleTable
 from slimgraph.shapes import modules_of, names_of, place, propagate, stored_tensors
 from slimgraph.slicing import Kept
 from slimgraph.tracing import ExampleInputs, ensure_traced
@@ -151,11 +152,18 @@ def make_plan(graph: DependencyGraph, kept: KeptChannels) -> Plan:
         for node in graph.traced.graph.nodes
         if node.op == "placeholder" and isinstance(node.meta["val"], Tensor)
     )
-    sizes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    indices = {node.name + POSITIONS for node in graph.traced.graph.nodes}  # no weights
+    sizes = {name: tuple(tensor.shape) for name, tensor in stored.items() if name not in indices}
     modules, named = modules_of(graph.traced), graph.traced.meta.get("leaves", {})
     targets = (str(node.target) for node in graph.traced.graph.nodes if node.op == "call_module")
     called = (name for name in targets if name in named or is_opaque(modules[name]))
-    return Plan(padded, sizes, inputs=inputs, leaves=tuple(dict.fromkeys(called)))
+    return Plan(
+        padded,
+        sizes,
+        inputs=inputs,
+        leaves=tuple(dict.fromkeys(called)),
+        selections=tuple(selections_of(kept, graph.traced.graph)),
+    )
 
 
 def masked(

@@ -82,6 +82,8 @@ class Constants:
             return self._norm(node, name)
         if kind == "element-wise":
             return self._prelu(node) if name == "prelu" else self._pointwise(node, name)
+        if kind == "selection":
+            return self._known(_first(node))
         if kind == "movement":
             return self._moved(node, name)
         if kind == "pool":
@@ -109,7 +111,7 @@ class Constants:
         if kind == "movement":
             return self._name(node) not in _JOINS
         rule = self._rule(node) if kind == "element-wise" else None
-        return kind == "unknown" or rule is IDENTITY
+        return kind in ("unknown", "selection") or rule is IDENTITY
 
     def _rule(self, node: fx.Node) -> Any:
         if node.op != "call_module":

@@ -91,13 +91,13 @@ class _Finder:
                 if self.semantics == "keep" and takes_constants(self.graph, read):
                     told = told & ~_is_constant(read, layer, constants)
                 needed[index[told]] = True
-        heard, needed = self._with_blocks(heard), self._with_blocks(needed)
+        heard, needed = self._with_others(heard), self._with_others(needed)
         before = int(self.dead.sum()) + int(self.silent.sum())
         self.dead, self.silent = self.dead | ~needed, self.silent | ~heard
         return int(self.dead.sum()) + int(self.silent.sum()) > before
 
-    def _with_blocks(self, needed: Tensor) -> Tensor:
-        """Add what stands for a block of which anything is needed, and blocks of what is needed."""
+    def _with_others(self, needed: Tensor) -> Tensor:
+        """Add what needed channels are selected from, what stands for them, and their blocks."""
         needed, before = needed.clone(), -1
         while int(needed.sum()) != before:
             before = int(needed.sum())
@@ -105,6 +105,7 @@ class _Finder:
                 some = needed[rows].any(1)
                 needed[rows[needed[heads] & ~some]] = True
                 needed[heads[some]] = True
+            needed = self.graph.selected.with_sources(needed)
         return needed
 
     def _told_from_zero(self, read: Read, layer: Tensor, constants: Constants) -> Tensor:

@@ -61,7 +61,7 @@ def _channel(graph: DependencyGraph, name: str, channel: int) -> Explanation:
     component = int(channels[channel])
     asked = f"channel {channel} of `{name}`"
     reasons: dict[Reason, int] = {}
-    for freeze in graph.ledger.frozen:
+    for freeze in graph.freezes:
         own = freeze.labels[graph.component[freeze.labels] == component]
         if len(own):
             reason = Reason(freeze.node.name, freeze.node.meta.get("source", ""), freeze.message)

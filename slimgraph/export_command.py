@@ -39,6 +39,7 @@ class Request:
     model: Path
     onnx: Path
     mask: Path | None = None
+    selections: bool = False
     constants: Any = None
     budget: dict[str, float] = field(default_factory=dict)
     choice: dict[str, Any] = field(default_factory=dict)
@@ -96,6 +97,7 @@ def run(request: Request, say: Say) -> Done:
         traced,
         **asked,
         mask=None if request.mask is None else Mask.load(request.mask),
+        selections=request.selections,
         constants=request.constants,
         observer=observer,
         progress=say,
@@ -158,7 +160,7 @@ def _verify(traced: fx.GraphModule, result: SlimResult, request: Request) -> flo
     lossless = not request.budget and request.mask is None
     reference = traced
     if not lossless:
-        reference = masked(traced, result.mask, constants=request.constants or "zero")
+        reference = masked(result.graph, result.mask, constants=request.constants or "zero")
     inputs = example_inputs(traced)
     modes = [(module, module.training) for m in (reference, result.model) for module in m.modules()]
     try:

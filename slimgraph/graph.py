@@ -15,8 +15,9 @@ from torch import Tensor, fx
 
 from slimgraph.errors import UnknownGroupError
 from slimgraph.groups import Explanation, Group, Member, Reason, module_of
-from slimgraph.labels import Axis, Ledger, Value, compact
+from slimgraph.labels import MAKING, NOT_STORED, Axis, Freeze, Ledger, Value, compact
 from slimgraph.rules import RuleTable
+from slimgraph.selection import SelectedChannels
 
 
 def components_of(pairs: list[tuple[Tensor, Tensor]], count: int) -> np.ndarray[Any, Any]:
@@ -66,7 +67,23 @@ class DependencyGraph:
         frozen[self.component[0]] = True
         for freeze in self.ledger.frozen:
             frozen[self.component[freeze.labels]] = True
-        return frozen
+        return self.selected.with_sources(frozen)
+
+    @cached_property
+    def freezes(self) -> tuple[Freeze, ...]:
+        """What keeps channels from leaving, and why."""
+        message = "is selected here, where it cannot leave"
+        found = list(self.ledger.frozen)
+        for node, labels, source in self.ledger.selections:
+            needed = source[self.frozen[self.component[labels]] & (source != 0)]
+            found += [Freeze(needed, node, message)] if len(needed) else []
+        return tuple(found)
+
+    @cached_property
+    def selected(self) -> SelectedChannels:
+        """Channels that only one consumer reads, and those they are selected from."""
+        pairs = [(each.labels, each.source) for each in self.ledger.selections]
+        return SelectedChannels.of(pairs, self.component)
 
     @cached_property
     def group_index(self) -> Tensor:
@@ -108,6 +125,8 @@ class DependencyGraph:
     def settled(self, keep: Tensor) -> Tensor:
         """Let blocks leave with the channels that stand for them, and the other way round.
 
+        Selected channels leave with those they are selected from.
+
         Args:
             keep: Bool tensor, not changed. Shape: (channels,).
         """
@@ -118,7 +137,7 @@ class DependencyGraph:
             for heads, rows in self.heads:
                 keep[rows[~keep[heads]]] = False
                 used[heads[keep[rows].any(1)]] = True
-            keep &= used
+            keep = self.selected.without_orphans(keep & used)
         return keep
 
     @cached_property
@@ -138,7 +157,7 @@ class DependencyGraph:
             Group(
                 names[i],
                 size,
-                tuple(Member(a.parameter, a.dim) for a in members[i] if a.role != "created"),
+                tuple(Member(a.parameter, a.dim) for a in members[i] if a.role not in NOT_STORED),
                 tuple(dict.fromkeys(
                     module_of(a.parameter) for a in members[i] if a.role in ("out", "bare")
                 )),
@@ -182,8 +201,8 @@ class DependencyGraph:
 
     def _reasons(self) -> list[tuple[Reason, ...]]:
         found: list[dict[Reason, None]] = [{} for _ in range(int(self.group_index.max()) + 1)]
-        each = self._groups_of_each([freeze.labels for freeze in self.ledger.frozen])
-        for freeze, indices in zip(self.ledger.frozen, each, strict=True):
+        each = self._groups_of_each([freeze.labels for freeze in self.freezes])
+        for freeze, indices in zip(self.freezes, each, strict=True):
             source = freeze.node.meta.get("source", "")
             for index in indices:
                 found[index][Reason(freeze.node.name, source, freeze.message)] = None
@@ -193,7 +212,7 @@ class DependencyGraph:
     def _by_name(self) -> dict[str, tuple[Group, Axis | None]]:
         """Groups by their own names and by modules; of modules also the output axis."""
         found: dict[str, tuple[Group, Axis | None]] = {}
-        axes = [axis for axis in self.ledger.axes.values() if axis.role in ("out", "bare")]
+        axes = [axis for axis in self.ledger.axes.values() if axis.role in MAKING]
         each = self._groups_of_each([axis.labels for axis in axes])
         for axis, indices in zip(axes, each, strict=True):
             if indices:

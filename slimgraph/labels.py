@@ -16,6 +16,8 @@ from torch import Tensor, fx
 from slimgraph.remedies import SINGLE
 
 Shape = tuple[int, ...]
+MAKING = ("out", "bare", "selected")  # roles of axes whose channels a mask may name
+NOT_STORED = ("created", "selected")  # roles of axes that are no dims of parameters
 
 
 def varying(layer: Tensor) -> tuple[int, ...]:
@@ -121,6 +123,14 @@ class Block(NamedTuple):
     heads: bool
 
 
+class Selection(NamedTuple):
+    """Channels of a consumer of its own, each of which stays only if the one it reads does."""
+
+    node: fx.Node
+    labels: Tensor
+    source: Tensor
+
+
 class Read(NamedTuple):
     """A value whose channels end at a node: the node consumes them.
 
@@ -144,6 +154,7 @@ class Ledger:
     edges: list[Edges] = field(default_factory=list)
     frozen: list[Freeze] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
+    selections: list[Selection] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     pinned: dict[tuple[str, int | None], tuple[fx.Node, str]] = field(default_factory=dict)
 

@@ -37,6 +37,7 @@ class Plan(Shown):
         leaves: Submodules that the traced model calls as one opaque node each.
         shifts: Names of biases, some of them new, to what they get of constants that left.
         carriers: Where constants need nodes that only the compressed GraphModule has.
+        selections: Nodes of the compressed model that take out positions, as no class does.
     """
 
     kept: Mapping[str, Kept]
@@ -47,6 +48,7 @@ class Plan(Shown):
     leaves: tuple[str, ...] = ()
     shifts: Mapping[str, Tensor] = field(default_factory=dict)
     carriers: tuple[str, ...] = ()
+    selections: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Say it in one line."""
@@ -95,9 +97,9 @@ class Plan(Shown):
         shifts = shifts_of_both(self.shifts, later.shifts, later.kept)
         carriers = (*self.carriers, *later.carriers)
         sizes = self.sizes
-        return replace(
-            later, kept=kept, sizes=sizes, options=options, shifts=shifts, carriers=carriers
-        )
+        selections = tuple(dict.fromkeys((*self.selections, *later.selections)))
+        result = replace(later, kept=kept, sizes=sizes, options=options, selections=selections)
+        return replace(result, shifts=shifts, carriers=carriers)
 
     def apply(self, model: nn.Module, optimizer: Optimizer | None = None) -> nn.Module:
         """Shrink an instance of the model's own class, in place or not at all.
@@ -116,6 +118,9 @@ class Plan(Shown):
                 written into it, so that its forward cannot run when smaller, or the optimizer
                 is of another model or has state that cannot be sliced.
         """
+        if self.selections:
+            text = f"it selects channels at `%{self.selections[0]}`, as no class does by itself"
+            raise PlanError(text, hint="use the GraphModule that `compress` returns")
         stored = stored_tensors(model)
         for name in self.kept:
             _check_shape(name, stored.get(name), self.sizes[name])
@@ -207,6 +212,7 @@ class Plan(Shown):
             "calls": list(self.calls),
             "leaves": list(self.leaves),
             "carriers": list(self.carriers),
+            "selections": list(self.selections),
         }
         return payload, tensors
 
@@ -229,6 +235,7 @@ class Plan(Shown):
                 kept.setdefault(name, [None] * len(sizes[name]))[int(dim)] = positions
             calls, leaves = (tuple(map(str, payload[key])) for key in ("calls", "leaves"))
             carriers = tuple(map(str, payload.get("carriers", ())))
+            selections = tuple(map(str, payload.get("selections", ())))
             options = {
                 name: {key: _setting(value) for key, value in changed.items()}
                 for name, changed in payload["options"].items()
@@ -238,7 +245,7 @@ class Plan(Shown):
         for name, entries in kept.items():
             check_positions(name, entries, sizes[name])
         done = {name: tuple(entries) for name, entries in kept.items()}
-        return cls(done, sizes, options, inputs, calls, leaves, shifts, carriers)
+        return cls(done, sizes, options, inputs, calls, leaves, shifts, carriers, selections)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as safetensors."""

@@ -40,6 +40,7 @@ REMEDIES = {
     "is padded": "pad with `mode='constant'`, or along dims without channels",
     "is taken apart": _APART,
     "is read by itself": _APART,
+    "is selected here": "free the channels of that selection, or leave the selection out",
     "is rolled": "roll along dims without channels",
     "is mixed with other": _COUNTS,
     "is reduced together": _COUNTS,

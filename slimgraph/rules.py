@@ -210,6 +210,9 @@ class Kept(Protocol):
         ...
 
 
+POSITIONS = "_positions"  # ends the names of constants that a compressed graph holds
+
+
 @dataclass(slots=True)
 class Call:
     """One call while its literals are rewritten; mutable, it lives for one `resize`.
@@ -223,6 +226,8 @@ class Call:
         graph: The new graph, for nodes that compute sizes.
         target: What the new graph calls.
         weight: Name of the called module's weight.
+        instead: The node that users read from now on, if the call is not needed any more.
+        constants: Tensors that the new graph holds besides, by name.
     """
 
     name: str
@@ -233,6 +238,17 @@ class Call:
     graph: fx.Graph
     target: Any
     weight: str | None = None
+    instead: fx.Node | None = None
+    constants: dict[str, Tensor] = field(default_factory=dict)
+
+    def constant(self, tensor: Tensor) -> fx.Node:
+        """Let the new graph hold a tensor that only this call reads."""
+        root = self.node.graph.owning_module
+        name = self.node.name + POSITIONS
+        while hasattr(root, name) and name not in vars(root)["_non_persistent_buffers_set"]:
+            name += "_"  # the model has something else of that name
+        self.constants[name] = tensor
+        return self.graph.create_node("get_attr", name, name=name)
 
     def become(self, target: Callable[..., Any], *args: Any) -> None:
         """Turn the call into another function."""

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -19,10 +20,14 @@ from slimgraph.importance import check_finite, score
 from slimgraph.keeping import Semantics, check_semantics, effects_of_mask
 from slimgraph.kept import KeptChannels
 from slimgraph.mask import Mask, keep_channels
+from slimgraph.pass_manager import Pipeline
+from slimgraph.passes.reorder_channels import ReorderChannels
+from slimgraph.passes.select_channels import SelectChannels
 from slimgraph.plan import Plan
 from slimgraph.rules import Rule, RuleTable
 from slimgraph.select import Budget, select
 from slimgraph.select.budget import Order, check_order
+from slimgraph.selecting import with_paying_selections
 from slimgraph.tracing import ExampleInputs, ensure_traced, trace
 
 
@@ -78,6 +83,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     keep: Sequence[str] = (),
     seed: int = 0,
     mask: Mapping[str, Any] | None = None,
+    selections: bool = False,
     constants: Semantics | None = None,
     observer: Observer | None = None,
     progress: Callable[[str], None] | None = None,
@@ -101,6 +107,10 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         keep: What stays whole, by name; as `freeze` of `analyze`.
         seed: For `random`.
         mask: A decision already made, instead of a budget; see `slimgraph.Mask`.
+        selections: Whether consumers of a value that many read may each lose other channels of
+            it; see `slimgraph.with_selections`. With a budget, only selections are made that save
+            more multiply-accumulates than their copies cost. Channels get a new order for them,
+            unless an optimizer comes along.
         constants: What a channel that leaves counts as; see `compress`. By default "zero" with a
             mask or a budget. Without, "keep", and "zero" spares constants other than zero.
         observer: Called after each pass with its name and the graph before and after.
@@ -129,14 +139,31 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     say("trace")
     traced = ensure_traced(model) if example_inputs is None else trace(model, example_inputs)
     say("group channels")
-    graph = analyze(traced, rules=rules)
+    graph = _grouped(traced, rules, selections=selections)
     say("choose channels")
     chosen, scores, settings = _choose(graph, mask, budget, choice)
+    if selections and chosen is not None and scores is not None:
+        again = partial(_selected, budget=budget, choice=choice)
+        graph, chosen, scores = with_paying_selections(graph, chosen, scores, again)
     settings["constants"] = constants = constants or ("keep" if chosen is None else "zero")
     kept, effects = _decided(graph, chosen, constants)
     say("compress")
     report = graph.to_dict(keep=kept.channels, scores=scores, settings=settings)
-    return _result(graph, kept, shrink(graph, kept, observer, effects, optimizer), report)
+    small = shrink(graph, kept, observer, effects, optimizer)
+    if selections and optimizer is None:
+        small = Pipeline((ReorderChannels(graph.rules),), observer=observer).run(small)
+    return _result(graph, kept, small, report)
+
+
+def _grouped(
+    traced: fx.GraphModule, rules: RuleTable | Sequence[Rule], *, selections: bool
+) -> DependencyGraph:
+    """Group channels, with selections if asked for."""
+    graph = analyze(traced, rules=rules)
+    forked = SelectChannels(rules=graph.rules).rewrite(traced) if selections else None
+    if forked is None or not forked.modified:
+        return graph
+    return analyze(forked.graph_module, rules=graph.rules)
 
 
 def _result(
@@ -175,11 +202,16 @@ def _choose(
         return keep_channels(graph, mask), None, settings | {"criterion": "the given mask"}
     if not budget:
         return None, None, settings | {"criterion": "dead channels only"}
-    how = dict(choice)
-    scores = score(
-        graph, how.pop("criterion"), normalize=how.pop("normalize"), seed=how.pop("seed")
-    )
-    return select(graph, scores, Budget.of(**budget), **how), scores, choice | settings
+    how = {name: choice[name] for name in ("criterion", "normalize", "seed")}
+    scores = score(graph, **how)
+    return _selected(graph, scores, budget, choice), scores, choice | settings
+
+
+def _selected(
+    graph: DependencyGraph, scores: Tensor, budget: dict[str, float], choice: dict[str, Any]
+) -> Tensor:
+    options = {name: choice[name] for name in ("order", "round_to", "max_removed", "keep")}
+    return select(graph, scores, Budget.of(**budget), **options)
 
 
 _IDLE = {

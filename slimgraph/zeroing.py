@@ -23,7 +23,8 @@ def switched_off(kept: KeptChannels) -> fx.GraphModule:
     """Set the scale of every channel that leaves to zero.
 
     Where a BatchNorm follows the producer directly, and nothing else reads the producer, the scale
-    is the BatchNorm's; else it is the producer's own weight.
+    is the BatchNorm's; else it is the producer's own weight. Of channels that a consumer selects,
+    it is that of the BatchNorm with which the consumer starts.
 
     Args:
         kept: What stays.
@@ -71,6 +72,10 @@ def _scales(graph: DependencyGraph) -> Iterator[Axis]:
         scales = [graph.ledger.axes.get((norm, 0)) for norm in norms if norm is not None]
         found = [scale for scale in scales if scale is not None]
         yield from found if len(found) == len(norms) else [axis]
+    for selection in graph.ledger.selections:  # nothing makes its channels but the norm behind
+        scale = graph.ledger.axes.get((_norm_behind(graph, selection.node, names) or "", 0))
+        if scale is not None:
+            yield scale
 
 
 def _norm_behind(graph: DependencyGraph, node: fx.Node, names: dict[int, str]) -> str | None:

@@ -11,6 +11,7 @@ from tests.nets import (
     recurrent,
     reductions,
     sampling,
+    selections,
     shapes,
 )
 from tests.nets.base import Example, build
@@ -29,6 +30,7 @@ FAMILIES = (
     real,
     lookups,
     sampling,
+    selections,
 )
 EXAMPLES: dict[str, Example] = {
     name: example for family in FAMILIES for name, example in family.EXAMPLES.items()

@@ -50,6 +50,8 @@ def _norms(graph: DependencyGraph, axis: Axis, order: int) -> Tensor:
 def norm(graph: DependencyGraph, order: int) -> Tensor:
     """Norm of all weights that make a channel, in every module tied to it.
 
+    A channel that a consumer selects is made by none: the weights that read it count.
+
     Args:
         graph: The groups.
         order: 1 or 2 (dimensionless).
@@ -61,6 +63,11 @@ def norm(graph: DependencyGraph, order: int) -> Tensor:
     summed over tied modules as in Fang et al., DepGraph, CVPR 2023, section 3.3.
     """
     total, count = _accumulate(graph, _MAKES, order)
+    chosen = graph.selected.selected
+    chosen = chosen[count[chosen] == 0]
+    if len(chosen):
+        read, readers = _accumulate(graph, ("in",), order)
+        total[chosen], count[chosen] = read[chosen], readers[chosen]
     return _where(count > 0, total ** (1 / order))
 
 

@@ -15,6 +15,7 @@ from slimgraph.ops import (
     recurrent,
     reduction,
     sampling,
+    selection,
 )
 from slimgraph.rules import Rule, RuleTable
 
@@ -33,6 +34,7 @@ FAMILIES = (
     sampling,
     recurrent,
     overwriting,
+    selection,
 )
 
 

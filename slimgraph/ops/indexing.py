@@ -10,6 +10,7 @@ from slimgraph.labels import Value, compact, restride, varying
 from slimgraph.ops import resizing
 from slimgraph.ops.elementwise import elementwise
 from slimgraph.ops.grids import carried, settle
+from slimgraph.ops.selection import resize_index
 from slimgraph.rules import Rule, Site, values_in
 
 _ROWS = "are picked by positions that only the data tells"
@@ -165,7 +166,7 @@ def _position(site: Site, index: Any) -> Any:
 
 RULES = (
     Rule(("getitem",), "movement", getitem, (), resizing.getitem),
-    Rule(("index_select",), "movement", index_select, (), resizing.index_select),
+    Rule(("index_select",), "movement", index_select, (), resize_index),
     Rule(("gather", "scatter", "scatter_add", "scatter_reduce"), "movement", gather),
     Rule(("getattr",), "movement", attribute),
 )

@@ -217,17 +217,6 @@ def constant(node: fx.Node, name: str) -> list[int]:
     return found
 
 
-def index_select(call: Call) -> None:
-    """Move constant positions to where the kept ones are now."""
-    dim = call.get(1, "dim") % len(_old(call.input))
-    if call.kept.positions(call.input, dim) is None:
-        return
-    given = call.node.args[2] if len(call.node.args) > 2 else call.node.kwargs["index"]
-    assert isinstance(given, fx.Node), "only constants index channels"
-    moved = _moved(call, dim, constant(call.node, str(given.target)))
-    call.become(operator.getitem, call.new_input, (*[slice(None)] * dim, moved))
-
-
 def _moved(call: Call, dim: int, entry: int | slice | list[int]) -> int | slice | list[int]:
     """Translate an index into the positions that are left."""
     size = _old(call.input)[dim]

@@ -15,7 +15,7 @@ class FrozenChannels:
 
     def __init__(self, graph: DependencyGraph) -> None:
         kept: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
-        for freeze in graph.ledger.frozen:
+        for freeze in graph.freezes:
             kept[freeze.node.name, freeze.message].append(graph.component[freeze.labels])
         self.kept = {key: torch.cat(parts).unique() for key, parts in kept.items()}
 

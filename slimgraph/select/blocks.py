@@ -15,7 +15,8 @@ from slimgraph.labels import compact
 class Legality:
     """Repairs a choice of channels until a smaller model can realise it.
 
-    Repair only ever brings channels back, the highest scores first.
+    Selected channels leave with those they are selected from. Apart from that, repair only ever
+    brings channels back, the highest scores first.
 
     Attributes:
         graph: The groups and blocks.
@@ -81,9 +82,9 @@ class Legality:
             keep: Bool tensor, not changed. Shape: (channels,).
 
         Returns:
-            A superset that no `MaskError` refuses. Shape: (channels,).
+            A choice that no `MaskError` refuses. Shape: (channels,).
         """
-        keep = keep | self.graph.frozen
+        keep = self.graph.selected.without_orphans(keep | self.graph.frozen)
         before = -1
         while int(keep.sum()) != before:
             before = int(keep.sum())
@@ -96,6 +97,7 @@ class Legality:
             if self.round_to > 1:
                 for group in self.graph.groups:
                     self._round(keep, group.components)
+            keep = self.graph.selected.with_sources(keep)
         return keep
 
     @cached_property
@@ -131,7 +133,10 @@ class Legality:
 
     def _revive(self, keep: Tensor, channels: Tensor, count: int) -> None:
         gone = channels[~keep[channels]]
-        keep[gone[self.scores[gone].argsort(descending=True)[:count]]] = True
+        gone = gone[self.scores[gone].argsort(descending=True)]
+        if len(self.graph.selected.selected):  # orphans would bring others back, too
+            gone = gone[self.graph.selected.orphans(keep)[gone].argsort(stable=True)]
+        keep[gone[:count]] = True
 
     def _even_out(self, keep: Tensor, channels: Tensor) -> None:
         """Give rows that keep anything equally many positions, from the innermost dim outwards."""

@@ -158,6 +158,7 @@ class _Greedy:
         for group in self.graph.groups:
             allowed = min(int(group.size * max_removed), group.size - 1)
             self.locked[group.components[self._beyond(group.components, allowed)]] = True
+        self.locked = self.graph.selected.with_sources(self.locked)
         spread = torch.zeros_like(self.locked)
         spread[self.atoms[self.locked]] = True
         self.locked = spread[self.atoms]  # a set with one locked channel is locked
@@ -198,13 +199,15 @@ class _Greedy:
         """Rank the sets that may still leave, by their lowest worth first."""
         free = ~self.locked & ~self.removed
         count = len(self.scores)
-        scores = self._shares() if order == "per_cost" else self.scores
+        selected = self.graph.selected
+        scores = self.scores
+        if order == "per_cost":
+            scores = selected.summed(self._shares(), self.keep)
         known = torch.where(free, scores, torch.zeros_like(scores))
         worth = torch.bincount(self.atoms, known, minlength=count)
         if order == "per_cost":
-            saved = torch.bincount(
-                self.atoms, self.model.savings(self.keep, self.unit), minlength=count
-            )
+            savings = selected.summed(self.model.savings(self.keep, self.unit), self.keep)
+            saved = torch.bincount(self.atoms, savings, minlength=count)
             worth = worth / saved.clamp(min=1e-12)
         else:
             worth = worth / torch.bincount(self.atoms, minlength=count).clamp(min=1)

@@ -20,6 +20,7 @@ import torch
 from torch.overrides import get_overridable_functions
 
 from slimgraph.errors import SlimgraphError
+from slimgraph.selection import select
 from slimgraph.serialize.errors import MalformedError
 
 Function = Callable[..., Any]
@@ -30,7 +31,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 # slimgraph's own functions that traced graphs may call, by the name they get in files.
-HELPERS: Mapping[str, Function] = MappingProxyType({})
+HELPERS: Mapping[str, Function] = MappingProxyType({"slimgraph.selection.select": select})
 
 _NUMBER_FUNCTIONS: Mapping[ModuleType, str] = {
     operator: "abs add and_ concat contains eq floordiv ge getitem gt iadd iand ifloordiv ilshift"

@@ -13,6 +13,7 @@ from torch import nn
 
 import slimgraph as sg
 from tests.cli.conftest import Run, tiny, traced
+from tests.models import EXAMPLES, build
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -202,3 +203,21 @@ def test_a_real_process_fails_with_one_and_no_traceback() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
+
+
+def test_selections_let_each_reader_drop_other_channels(here: Path, export: Run) -> None:
+    model = build(EXAMPLES["pre-activation"]).float()
+    sg.save(sg.trace(model, torch.randn(1, 3, 16, 16)), here / "pre.slim")
+    sg.Mask({"n1[in]": [1, 0, 1, 0, 0, 1], "n5[in]": [1, 1, 0] * 2 + [1, 1]}).save(here / "m.mask")
+    words = ("pre.slim", "--mask", "m.mask", "--selections", "--json")
+    ran = export(*words, "--onnx", "o.onnx", "--save", "small.slim", "--report", "r.html")
+    assert ran.code == 0, ran.err
+    data = json.loads(ran.out)
+    jsonschema.Draft202012Validator(SCHEMA).validate(data)
+    kept = {group["name"]: group["kept"] for group in data["groups"]}
+    assert (kept["stem"], kept["n1[in]"], kept["short"], kept["n5[in]"]) == (6, 3, 8, 6)
+    small = sg.load(here / "small.slim")
+    assert "index_select" not in small.code, "the channels of the streams have a new order"
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.allclose(onnx_output(here / "o.onnx", x), small(x), rtol=1e-4, atol=1e-4)
+    assert export("pre.slim", "--macs", "0.6", "--selections", "--onnx", "o.onnx").code == 0

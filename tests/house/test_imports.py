@@ -17,6 +17,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "remedies"),
     ("op_names", "sources", "structures"),
     ("attention", "labels", "display", "files", "latency", "opaque", "parity", "shapes", "slicing"),
+    ("intervals", "selection"),
     ("rules", "filetype", "cloning", "optimizers"),
     ("container", "functions", "pass_manager", "patches", "proxied", "proxies"),
     ("recording", "hosted", "ladder", "tracing"),
@@ -40,7 +41,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("dead", "keeping"),
     ("passes", "serialize"),
     ("compress", "loading", "onnx_export"),
-    ("slimming",),
+    ("selecting", "slimming"),
     ("export_command",),
     ("cli",),
 )

@@ -42,6 +42,7 @@ def case(name: str, batch: int) -> Case:
     model = build(example)
     inputs = double(example.inputs(batch, example.size))
     traced = sg.trace(model, inputs)
+    traced = sg.with_selections(traced) if example.selections else traced
     return Case(example, model, traced, sg.analyze(traced))
 
 

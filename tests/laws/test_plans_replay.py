@@ -25,10 +25,11 @@ LITERAL = {
     "sum over channels", "constants", "written in place", "shuffle with literals",
     "functional norms", "torch.nn.utils.prune", "squeeze", "functional grouped", "shuffle",
     "sizes added",
-    *attention.EXAMPLES,
+    "picked", "picked by computing", *attention.EXAMPLES,
     "mean over channels", "local response norm", "CBAM", "picked channels", "picked tokens",
     "zeros made in forward", "spatial transformer", "blur", "split attention",
     "pixel shuffle in one dimension", "RNN", "cells", "cell by hand",
+    *(name for name, example in EXAMPLES.items() if example.selections),
 }  # fmt: skip
 
 

@@ -65,6 +65,7 @@ class Example:
             zero weights alone do not make them ignore a channel.
         keeps_zero: Whether a channel made of zeros stays zero until a weight reads it.
         batches: Batch sizes the model can run at: those it is traced at, then others.
+        selections: Whether consumers of shared values select channels of them.
         reads: For parameters outside of torch.nn modules: along which dims they read channels.
     """
 
@@ -76,6 +77,7 @@ class Example:
     rest: bool = False
     keeps_zero: bool = True
     batches: tuple[int, ...] = (1, 2, 3)
+    selections: bool = False
     reads: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
