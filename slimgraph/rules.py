@@ -287,7 +287,7 @@ class Call:
         weight = self.kept.value(given)
         if weight.parameter is not None:
             return self.kept.groups(weight.parameter)
-        depthwise = self.get(6, "groups", 1) == weight.shape[0]
+        depthwise = weight.shape[0] == self.get(6, "groups", 1) > 1
         return self.kept.shape(given)[0] if depthwise else None
 
 

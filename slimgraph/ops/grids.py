@@ -52,16 +52,22 @@ def tie(site: Site, layer: Tensor, dim: int) -> None:
 
 
 def carried(site: Site, shape: Sequence[int], layers: Sequence[Tensor]) -> Value:
-    """Make a result: several dims form blocks, a position taken out by itself has to stay."""
+    """Make a result: several dims form blocks, a position taken out by itself has to stay.
+
+    Where channels meet others in every combination along a dim, the first ones may leave.
+    """
     for layer in layers:
         if not varying(layer):
             site.ledger.freeze(layer, site.node, "is read by itself")
         elif len(varying(layer)) > 1:
             site.ledger.block(compact(layer).squeeze(), site.node)
-    left = [layer for layer in layers if varying(layer)]
-    dims = [dim for layer in left for dim in varying(layer)]
-    if len(dims) > len(set(dims)):
-        for layer in left:
+    left: list[Tensor] = []
+    taken: set[int] = set()
+    for layer in layers:
+        dims = set(varying(layer))
+        if taken & dims:
             site.ledger.freeze(layer, site.node, "meets other channels in every combination")
-        left = []
+        elif dims:
+            left.append(layer)
+            taken |= dims
     return Value(tuple(shape), tuple(left), node=site.node)

@@ -31,6 +31,9 @@ def per_channel(
         site.bind(bias, 0, labels, "shift")
         site.bind(running_mean, 0, labels, "statistic")
         site.bind(running_var, 0, labels, "statistic")
+    else:
+        for value in (weight, bias, running_mean, running_var):
+            site.freeze(value, "scales channels that stay")
     return site.value(*input.layers)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.nets.base import Example, Net, conv
+from tests.nets.base import Example, Net, bare, conv
 
 
 class Measured(Net):
@@ -96,7 +96,37 @@ class Cbam(Net):
         return self.head(x * torch.sigmoid(self.place(both)))
 
 
+class StandardizedWeights(Net):
+    """As in BiT and timm: statistics of a weight go over the channels it reads."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"stem": conv(3, 8), "weight": bare(6, 8, 3, 3), "gain": bare(6, 1, 1, 1),
+                "head": conv(6, 2)}  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, gain = self.weight.reshape(1, 6, -1), self.gain.view(-1)
+        weight = F.batch_norm(rows, None, None, weight=gain, training=True, momentum=0.0)
+        x = F.conv2d(self.stem(x), weight.reshape_as(self.weight), padding=1)
+        return self.head(F.relu(x))
+
+
+class StandardizedByHand(StandardizedWeights):
+    """A standard deviation over channels has no exact smaller form, so they stay."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.weight.mean((1, 2, 3), keepdim=True)
+        spread = self.weight.std(dim=(1, 2, 3), keepdim=True) + 1e-5
+        x = F.conv2d(self.stem(x), self.gain * (self.weight - mean) / spread, padding=1)
+        return self.head(F.relu(x))
+
+
 EXAMPLES = {
+    "weight standardisation": Example(
+        StandardizedWeights, {"stem": 8, "weight": 6}, rest=True, keeps_zero=False
+    ),
+    "weight standardisation by hand": Example(
+        StandardizedByHand, {"weight": 6}, reads={"weight": (1,)}
+    ),
     "mean over channels": Example(Mean, {"stem": 8, "mid": 6}, rest=True),
     "extremes over channels": Example(Extremes, {"stem": 8, "mid": 6}, rest=True, keeps_zero=False),
     "product over channels": Example(Products, {"stem": 8, "mid": 6}, rest=True, keeps_zero=False),

@@ -366,7 +366,7 @@ EXAMPLES = {
     "one channel by itself": Example(OneChannel, {"stem": 6, "mid": 6}, keeps_zero=False),
     "split off one channel": Example(SplitOne, {"stem": 7}),
     "narrow": Example(Narrowed, {"stem": 8}),
-    "outer product": Example(OuterProduct, {"c": 6}),
+    "outer product": Example(OuterProduct, {"a": 4, "c": 6}),
     "sum over channels": Example(SummedChannels, {"a": 8, "b": 4}, rest=True),
     "largest": Example(RowPooled, {"stem": 8, "mid": 6}),
     "sum of products": Example(SummedProducts, {"a": 4, "b": 5}, rest=True),
