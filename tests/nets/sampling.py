@@ -95,7 +95,7 @@ class Unpooled(Net):
 
 class RandomWindows(Net):
     def parts(self) -> dict[str, Any]:
-        samples = torch.full((1, 3, 2), 0.3)
+        samples = torch.full((3, 3, 2), 0.3)
         return {"pool": nn.FractionalMaxPool2d(2, output_size=4, _random_samples=samples),
                 "mid": conv(3, 6), "head": conv(6, 2)}  # fmt: skip
 
@@ -236,7 +236,7 @@ EXAMPLES = {
     "patches": Example(Patches, {"stem": 4, "mix": 6}, other=10),
     "sliding windows": Example(Windows, {"stem": 8}),
     "blur": Example(Blurred, {"stem": 8}),
-    "random windows": Example(RandomWindows, {"mid": 6}, batches=(1, 1, 1)),
+    "random windows": Example(RandomWindows, {"mid": 6}),
     "resampling": Example(Resampled, {"stem": 8, "mid": 6}, keeps_zero=False),
     "gated halves": Example(Gated, {"stem": 8, "mid": 3}),
     "SwiGLU": Example(SwiGlu, {"both": 8, "gate": 6}, rows(5), other=None),
