@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from slimgraph.labels import Value, along, varying
+from slimgraph.labels import Value, varying
 from slimgraph.ops import over_kept
 from slimgraph.ops.resizing import scaled
 from slimgraph.rules import Call, ModuleForm, Rule, Site
@@ -167,10 +167,16 @@ _RMS = ModuleForm((nn.RMSNorm,), ("weight",), ("normalized_shape", "eps"), _laye
 
 
 def weight_norm(site: Site, v: Value, g: Value, dim: int = 0) -> Value:
-    """Scale the slices of a weight to given norms; what is in a slice stays, it makes the norm."""
+    """Scale the slices of a weight to given norms; what leaves a slice adds nothing to its norm."""
+    if dim < 0:
+        site.freeze([v, g], "is scaled as a whole")
+        return site.value()
     labels = site.open(v, dim, "out")
     site.bind(g, dim, labels, "scale")
-    return site.value(along(labels, dim, v.shape))
+    weight = site.carried(v)
+    inside = tuple(layer for layer in weight.layers if dim not in varying(layer))
+    site.read(Value(v.shape, inside, node=v.node))
+    return site.value(*weight.layers)
 
 
 RULES = (

@@ -11,7 +11,7 @@ from tests.models import EXAMPLES
 from tests.nets import lookups, recurrent, reductions, sampling
 
 NAMES = [n for family in (lookups, recurrent, reductions, sampling) for n in family.EXAMPLES]
-CUSTOM = {"deformable"}  # a saved model may not call ops of other libraries
+CUSTOM = {"deformable", "regions"}  # a saved model may not call ops of other libraries
 
 
 @pytest.mark.parametrize("name", NAMES)

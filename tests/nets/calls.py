@@ -269,7 +269,10 @@ EXAMPLES = {
     "watching hook": Example(Watched, {"stem": 8, "mid": 6}),
     "torch.nn.utils.prune": Example(Pruned, {"stem": 8, "mid": 6}),
     "weight norm": Example(
-        WeightNorm, {"mid.parametrizations.weight.original1": 6}, keeps_zero=False
+        WeightNorm,
+        {"stem": 8, "mid.parametrizations.weight.original1": 6},
+        keeps_zero=False,
+        reads={"mid.parametrizations.weight.original1": (1,)},
     ),
     "learned query": Example(LearnedQuery, {"stem": 8, "mid": 6}, _rows, other=None),
     "constants": Example(Constant, {"stem": 8, "mid": 6}, keeps_zero=False),

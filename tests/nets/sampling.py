@@ -5,7 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import DeformConv2d, FrozenBatchNorm2d
+from torchvision.ops import (
+    DeformConv2d,
+    FrozenBatchNorm2d,
+    ps_roi_align,
+    roi_align,
+    roi_pool,
+)
 
 from tests.nets.base import Example, Net, bare, conv, rows
 
@@ -91,6 +97,20 @@ class Unpooled(Net):
         x = F.relu(self.mid(self.back(small, places)))
         small, places = F.max_pool2d(x, 2, return_indices=True)
         return self.head(F.max_unpool2d(F.relu(small), places, 2))
+
+
+class Regions(Net):
+    """Regions of the image are pooled; one way takes each bin from channels of its own."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"stem": conv(3, 8), "boxes": torch.tensor([[0, 1, 1, 6, 7]]),
+                "mid": conv(8, 16), "head": conv(4, 2)}  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        boxes = self.boxes.to(x.dtype)
+        y = F.relu(self.mid(roi_align(x, boxes, (8, 8)) + roi_pool(x, boxes, (8, 8))))
+        return self.head(ps_roi_align(y, boxes, 2))
 
 
 class RandomWindows(Net):
@@ -236,6 +256,7 @@ EXAMPLES = {
     "patches": Example(Patches, {"stem": 4, "mix": 6}, other=10),
     "sliding windows": Example(Windows, {"stem": 8}),
     "blur": Example(Blurred, {"stem": 8}),
+    "regions": Example(Regions, {"stem": 8, "mid": 4}),
     "random windows": Example(RandomWindows, {"mid": 6}),
     "resampling": Example(Resampled, {"stem": 8, "mid": 6}, keeps_zero=False),
     "gated halves": Example(Gated, {"stem": 8, "mid": 3}),
