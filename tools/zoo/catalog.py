@@ -65,7 +65,10 @@ _TORCHVISION = {
     "raft_large": Shape((128,)),
     "raft_small": Shape((128,)),
 }
-_FEW = {"box_detections_per_img": 8, "rpn_post_nms_top_n_test": 64}  # boxes cost time, no more
+# Boxes cost time and show no more; random weights are sure of none, and without any there is
+# nothing to compare.
+_RCNN = {"box_detections_per_img": 8, "rpn_post_nms_top_n_test": 64, "box_score_thresh": 0.0}
+_ONE_STAGE = {"detections_per_img": 8, "topk_candidates": 64, "score_thresh": 0.0}
 _FRAMES = {"mvit_v1_b": 16, "mvit_v2_s": 16, "s3d": 16}
 _MODULES = {
     "classification": "torchvision.models",
@@ -119,7 +122,7 @@ def _torchvision(kind: str, name: str) -> Subject:
     if kind == "detection":
         shape = Shape((128,), 64)
         options |= {} if name.startswith("ssd") else {"min_size": 128, "max_size": 192}
-        options |= _FEW if "rcnn" in name else {}
+        options |= _RCNN if "rcnn" in name else _ONE_STAGE
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = False
     if kind == "video" and name not in _TORCHVISION:

@@ -123,6 +123,7 @@ def _compare(
                 expected = call(reference, inputs)
             except Exception as error:
                 errors.append({"size": side, "batch": batch, "fixed": str(error)[:200]})
+                diary.say(errors=errors)
                 continue
             errors.append({"size": side, "batch": batch, **_error(expected, slim, inputs)})
             if batch == BATCHES[-1]:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves, tree_map
@@ -14,7 +14,13 @@ _SCALES = ("weight", "gamma", "scale", "alpha")
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Call a model without gradients the way its example inputs say."""
+    """Call a model without gradients the way its example inputs say.
+
+    A traced model has no inputs for what was no tensor when it was traced.
+    """
+    if isinstance(inputs, dict) and isinstance(model, fx.GraphModule):
+        takes = {node.target for node in model.graph.nodes if node.op == "placeholder"}
+        inputs = {name: value for name, value in inputs.items() if name in takes}
     with torch.no_grad():
         return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
 
