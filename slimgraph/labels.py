@@ -45,7 +45,7 @@ def along(labels: Tensor, dim: int, shape: Shape) -> Tensor:
 
 def restride(layer: Tensor) -> Tensor:
     """Find the dims along which a copied layer is constant, and give them stride 0 again."""
-    small = layer
+    small = compact(layer)  # a comparison would write out what is only expanded
     for dim in varying(layer):
         first = small.narrow(dim, 0, 1)
         if bool((small == first).all()):

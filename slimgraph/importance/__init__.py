@@ -64,11 +64,19 @@ def score(
 def check_finite(graph: DependencyGraph) -> None:
     """Refuse weights that no score can rank.
 
+    Buffers may well be infinite: masks of attention and bounds of clamps are. Statistics may not.
+
     Raises:
-        SlimgraphError: A parameter or buffer holds NaN or infinite numbers.
+        SlimgraphError: A parameter or a statistic holds NaN or infinite numbers.
     """
     model = graph.traced
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    axes = graph.ledger.axes
+    counted = (
+        (name, buffer)
+        for name, buffer in model.named_buffers()
+        if (name, 0) in axes and axes[name, 0].role == "statistic"
+    )
+    for name, tensor in (*model.named_parameters(), *counted):
         if tensor.is_floating_point() and not _is_finite(tensor):
             raise SlimgraphError(
                 f"`{name}` holds NaN or infinite numbers",

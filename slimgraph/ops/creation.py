@@ -9,6 +9,7 @@ from slimgraph.op_names import canonical
 from slimgraph.ops import resizing
 from slimgraph.ops.movement import move
 from slimgraph.rules import Rule, Site, values_in
+from slimgraph.structures import map_tensors
 
 
 def _created(site: Site, dim: int) -> Tensor:
@@ -37,11 +38,12 @@ def constant(site: Site, *args: Any, **kwargs: Any) -> Value:
     return site.value(*(_created(site, dim) for dim in dims))
 
 
-def fixed(site: Site, *args: Any, **kwargs: Any) -> Value:
+def fixed(site: Site, *args: Any, **kwargs: Any) -> Any:
     """Make numbers that differ from place to place: none can leave."""
     for value in values_in(args, kwargs):
         site.freeze(value, "decides what is made here")
-    return site.value()
+    made = site.node.meta["val"]  # a tuple of a mesh
+    return map_tensors(lambda tensor: Value(tuple(tensor.shape), node=site.node), made)
 
 
 def spread_out(site: Site, input: Value, *sizes: Any, **kwargs: Any) -> Value:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import slimgraph as sg
 from slimgraph.errors import BudgetError, SlimgraphError
@@ -93,6 +93,16 @@ def test_weights_that_are_not_finite_are_refused_by_name(criterion: str, bad: fl
         model.a.weight[1, 2, 0, 0] = bad
     with pytest.raises(SlimgraphError, match=r"`a.weight` holds NaN or infinite"):
         scores_of(model, criterion, "a")
+
+
+def test_buffers_may_be_infinite_but_statistics_may_not() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    graph = sg.analyze(sg.trace(model, torch.randn(1, 3, 4, 4)))
+    assert bool(sg.score(graph).isfinite().any())
+    model[1].running_var[0] = torch.inf
+    with pytest.raises(SlimgraphError, match=r"`1.running_var` holds NaN or infinite"):
+        sg.score(graph)
 
 
 def test_an_unknown_criterion_lists_the_known_ones() -> None:

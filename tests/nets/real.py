@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,7 +33,20 @@ class SizesAdded(Net):
         return self.head(F.relu(x))
 
 
+class Grid(Net):
+    """Adds the coordinates of every pixel, made as a mesh of as many rows and columns."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"stem": conv(3, 8), "mid": conv(8, 2), "head": conv(2, 2)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = (torch.arange(size) for size in x.shape[2:])
+        mesh = torch.meshgrid(rows, columns, indexing="ij")
+        return self.head(self.mid(F.relu(self.stem(x))) + torch.stack(mesh).to(x))
+
+
 EXAMPLES = {
+    "mesh of coordinates": Example(Grid, {"stem": 8}),
     "table cut to size": Example(CutTable, {"stem": 8}),
     "sizes added": Example(SizesAdded, {"bias": 8}, rows(5), other=None, reads={"weight": (0,)}),
 }

@@ -176,7 +176,7 @@ def _torchvision_names() -> dict[str, str]:
 
 def _timm(entry: dict[str, Any]) -> Subject:
     size = int(entry["size"])
-    smaller = () if entry["fixed"] else tuple(s for s in (96, 128, 160, 192) if s < size)
+    smaller = () if entry["fixed"] else tuple(s for s in (96, 112, 128, 160, 192, 224) if s < size)
     return Subject(
         f"timm/{entry['model']}",
         "timm",

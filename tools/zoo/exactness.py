@@ -24,7 +24,6 @@ def run(subject: Subject, diary: Diary) -> None:
     torch.set_default_dtype(torch.double)  # models make tensors of their own in their forward
     with diary.stage("build"):
         model, size = prepare(subject)
-    model.double()
     diary.say(params=parameters(model), size=size)
     graph = _analysed(model, double(example(subject, BATCHES[0], size)), diary)
     with diary.stage("choose"):

@@ -57,7 +57,7 @@ def prepare(subject: Subject) -> tuple[nn.Module, int]:
         The model in eval mode, and the size.
     """
     torch.manual_seed(0)
-    model = subject.make().eval()
+    model = subject.make().eval().to(torch.get_default_dtype())  # also tables made otherwise
     for size in subject.sizes[:-1]:
         try:
             call(model, subject.inputs(2, size))
