@@ -21,7 +21,7 @@ def side_by_side(count: int, sets: Sequence[frozenset[int]]) -> list[int]:
 
     Example:
         >>> side_by_side(5, [frozenset({0, 3}), frozenset({3, 4}), frozenset({0, 4})])
-        [1, 2, 0, 3, 4]
+        [1, 2, 4, 3, 0]
     """
     row: Blocks = [list(range(count))]
     for each in sets:

@@ -1,7 +1,10 @@
 """The tracing ladder: what cannot be traced one way is traced the next."""
 
+import logging
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
@@ -74,13 +77,17 @@ def _exported(
     """Let torch.export trace a model that takes plain tensors; its sizes are fixed then."""
     if not all(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
         return None
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # torch.export logs every failure at length
     try:
-        with untouched(model):
+        with untouched(model), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
             program = torch.export.export(model, args, kwargs, strict=False)
         module = program.module(check_guards=False)
         result = adopt(module, args, kwargs)
     except Exception:  # the first rung's error says more about the model
         return None
+    finally:
+        logging.disable(before)
     result.meta.update(rung=3, leaves={})
     return result
 

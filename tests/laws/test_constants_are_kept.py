@@ -16,7 +16,7 @@ from slimgraph.errors import PlanError, VaryingChannelError
 from tests.assertions import assert_independent, assert_same_output, random_mask
 from tests.laws.strategies import case, legal_masks
 from tests.models import EXAMPLES, build
-from tests.nets import attention, lookups, real, sampling
+from tests.nets import attention, lookups, real, recurrent, sampling
 from tests.nets.grown import grow, grown
 
 pytestmark = pytest.mark.filterwarnings("ignore::slimgraph.UnknownOpWarning")
@@ -30,10 +30,13 @@ VARYING = {
     "functional norms", "layer norm", "softmax", "tied and transposed", "written in place",
     "mean over channels", "extremes over channels", "product over channels", "CBAM",
     "norms over channels", "local response norm", "constants", "narrow", "tied embedding",
-    "sorted pixels", *attention.EXAMPLES, *lookups.EXAMPLES, *real.EXAMPLES, *sampling.EXAMPLES,
+    "sorted pixels", "residual in place", "weight norm", "overwritten", "functions that select",
+    "picked", "outer product", "each channel twice on its own", "weight standardisation", "weight standardisation by hand",
+    *recurrent.EXAMPLES, *attention.EXAMPLES, *lookups.EXAMPLES, *real.EXAMPLES,
+    *sampling.EXAMPLES,
 }  # fmt: skip
 NOT_FINITE = {"standardized weight"}  # once a filter is zero, before anything has left
-NOT_SAVED = {"unknown op"}
+NOT_SAVED = {"unknown op", "weight norm", "dense block that selects"}
 
 
 def silenced(model: nn.Module, seed: int, share: float = 0.35) -> nn.Module:

@@ -79,14 +79,15 @@ def test_its_convolutions_trace_as_functions_of_bare_weights(photos: Photos) -> 
     assert len(calls) == len(bare) == sum(isinstance(m, nn.Conv2d) for m in trained().modules())
 
 
-def test_channels_that_training_emptied_leave_unless_they_carry_a_constant(photos: Photos) -> None:
+def test_channels_that_training_emptied_leave_and_what_they_carry_stays(photos: Photos) -> None:
     model = trained()
     passed = torch.cat(list(empty_filters(model).values()))
     dead = int((passed == 0).sum())
     assert 0 < dead < len(passed), "the checkpoint has filters of both kinds"
     result = sg.slim(model, photos.pixels[:1])
     totals = result.report["totals"]
-    assert totals["before"]["channels"] - totals["after"]["channels"] == dead
+    left = totals["before"]["channels"] - totals["after"]["channels"]
+    assert dead <= left <= len(passed), "zeros leave, and constants where they can be kept"
     assert totals["after"]["params"] < totals["before"]["params"]
     assert_same_answers(logits(model, photos.pixels), logits(result.model, photos.pixels))
 

@@ -69,8 +69,15 @@ def _groups(graph: sg.DependencyGraph) -> Record:
         "frozen_share": round(sum(frozen) / max(sum(sizes), 1), 4),
         "frozen_by_output": round(_by_output(graph) / max(sum(sizes), 1), 4),
         "unknown_ops": dict(names.most_common(TOP)),
+        "single": _computes_in_single(graph),
         "reasons": _reasons(graph),
     }
+
+
+def _computes_in_single(graph: sg.DependencyGraph) -> bool:
+    """Find models in double precision whose own code converts to single precision."""
+    values = (node.meta.get("val") for node in graph.traced.graph.nodes)
+    return any(isinstance(v, torch.Tensor) and v.dtype == torch.float32 for v in values)
 
 
 def _module(graph: sg.DependencyGraph, target: Any) -> str:
