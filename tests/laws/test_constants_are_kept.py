@@ -31,7 +31,8 @@ VARYING = {
     "mean over channels", "extremes over channels", "product over channels", "CBAM",
     "norms over channels", "local response norm", "constants", "narrow", "tied embedding",
     "sorted pixels", "residual in place", "weight norm", "overwritten", "functions that select",
-    "picked", "outer product", "each channel twice on its own", "weight standardisation", "weight standardisation by hand",
+    "picked", "outer product", "each channel twice on its own", "weight standardisation",
+    "weight standardisation by hand",
     *recurrent.EXAMPLES, *attention.EXAMPLES, *lookups.EXAMPLES, *real.EXAMPLES,
     *sampling.EXAMPLES,
 }  # fmt: skip
