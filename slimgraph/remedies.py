@@ -64,6 +64,8 @@ REMEDIES = {
     "is cut into windows": _SPATIAL,
     "moves the positions": "nothing: the kernel keeps its size",
     "scales the positions": "nothing: the kernel keeps its size",
+    "is scaled as a whole": "nothing: one number scales all of them",
+    "scales channels that stay": "free the channels that it scales",
     "is a kernel position": "nothing: the kernel keeps its size",
     "a computed weight": _GROUPED,
     "is the computed weight": _GROUPED,
