@@ -35,7 +35,7 @@ Show which channels of a model can only leave together, and what keeps the other
 \b
 Examples:
   slimgraph-report model.slim
-  slimgraph-report model.slim --output groups.html
+  slimgraph-report model.slim --report groups.html
   slimgraph-report model.slim --explain layer1.0.conv2
   slimgraph-report model.slim --explain layer1.0.conv2 --explain layer1.1.conv2
 """
@@ -145,7 +145,8 @@ def inspect(
         int | None, typer.Option(help="With one name to explain: what keeps this channel.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="FILE.html, .json, .dot or .txt.")
+        Path | None,
+        typer.Option("--report", "--output", "-o", help="FILE.html, .json, .dot or .txt."),
     ] = None,
     input_shape: InputShape = None,
     arch: Arch = None,
@@ -160,7 +161,7 @@ def inspect(
     names = _names(explain or [], channel)
     if output is not None:
         if output.resolve() == model.resolve():
-            raise typer.BadParameter("it is MODEL itself", param_hint="--output")
+            raise typer.BadParameter("it is MODEL itself", param_hint="--report")
         export_command.check_report(output)
     with _progress(quiet=quiet) as say:
         shapes = [_shape(text) for text in input_shape or ()]

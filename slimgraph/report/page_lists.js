@@ -72,7 +72,7 @@ class GroupTable {
     return el("tr", { role: "row", "--c": colorOf(group.id), click: pick },
       el("th", { scope: "row", role: "rowheader" }, el("button", { class: "code",
         title: group.name, click: event => { event.stopPropagation(); pick(); } },
-      el("i", { class: "swatch" }), shorten(group.name, 46)),
+      el("i", { class: "swatch" }), shorten(group.name, 42)),
       frozen && el("small", { class: "frozen" }, `❄\uFE0E ${frozen}`)),
       cell({ class: "note" }, plural(group.modules.length, "module")),
       cell({}, String(all)),

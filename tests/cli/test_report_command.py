@@ -27,7 +27,7 @@ def test_json_follows_the_schema(report: Run) -> None:
 
 @pytest.mark.parametrize("name", ["g.html", "g.json", "g.dot", "g.txt"])
 def test_output_goes_to_a_file_and_not_to_stdout(here: Path, report: Run, name: str) -> None:
-    ran = report("model.slim", "--output", name)
+    ran = report("model.slim", "--report", name)
     assert (ran.code, ran.out) == (0, "")
     assert (here / name).stat().st_size > 100
 
