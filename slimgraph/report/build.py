@@ -103,17 +103,24 @@ class _Builder:
         return counts[0], counts[1]
 
     def model(self) -> dict[str, Any]:
-        """Describe inputs and outputs."""
+        """Describe inputs and outputs, and how the model was traced."""
         nodes = list(self.graph.traced.graph.nodes)
         inputs = [
             {"name": node.name, **_tensor(node.meta["val"])}
             for node in nodes
             if node.op == "placeholder" and isinstance(node.meta["val"], Tensor)
         ]
-        leaves = tree_leaves(nodes[-1].meta["val"])
-        outputs = [_tensor(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
-        name = type(self.graph.traced).__name__
-        return {"name": name, "inputs": inputs, "outputs": outputs}
+        returned = tree_leaves(nodes[-1].meta["val"])
+        outputs = [_tensor(value) for value in returned if isinstance(value, Tensor)]
+        meta = self.graph.traced.meta
+        leaves = meta.get("leaves", {}).items()
+        return {
+            "name": type(self.graph.traced).__name__,
+            "inputs": inputs,
+            "outputs": outputs,
+            "rung": meta.get("rung", 1),
+            "leaves": [{"module": name, "reason": reason} for name, reason in leaves],
+        }
 
     def totals(self) -> dict[str, Any]:
         """Count channels, parameters and multiply-accumulates."""

@@ -22,10 +22,10 @@ function drawHeader({ model, totals, groups, settings, export: file, slimgraph, 
       : fact("Groups", count(groups.length), `${frozen} frozen`),
     ...(latency ? [fact("Latency", `${latency.median.toPrecision(3)} ms`,
       `median of ${latency.runs}, ${plural(latency.threads, "thread")}`)] : []));
-  drawFacts(settings, file);
+  drawFacts(model, settings, file);
 }
 
-function drawFacts(settings, file) {
+function drawFacts(model, settings, file) {
   const plain = value => (value !== null && typeof value === "object"
     ? Object.entries(value).map(([key, item]) => (Array.isArray(value) ? plain(item)
       : `${key} ${plain(item)}`)).join(", ") || "none" : String(value));
@@ -37,7 +37,12 @@ function drawFacts(settings, file) {
       title: `largest relative difference ${check.max_rel}, tolerance ${check.tolerance}` },
     `${check.ok ? "✓" : "✗"} parity ${check.output} `,
     el("b", {}, check.max_abs === null ? "not finite" : check.max_abs.toExponential(1))));
-  byId("facts").replaceChildren(...parity, ...chips);
+  const opaque = model.leaves.map(part =>
+    el("span", { class: "chip", title: part.reason }, "opaque ",
+      el("b", {}, part.module || "the forward")));
+  const traced = model.rung === 3 ? [el("span", { class: "chip" }, "traced by ",
+    el("b", {}, "torch.export"))] : [];
+  byId("facts").replaceChildren(...parity, ...traced, ...opaque, ...chips);
 }
 
 const COLUMNS = [

@@ -78,7 +78,7 @@ class Totals:
         yield Text(wording.shorten(" → ".join(ends), width), style="dim")
         yield Text()
         yield self._totals()
-        lines = [*self._settings(), *self._export()]
+        lines = [*self._tracing(), *self._settings(), *self._export()]
         if lines:
             yield Text()
             yield from (_hanging(line, width) for line in lines)
@@ -96,6 +96,13 @@ class Totals:
                 cells += [wording.count(after), wording.share(after, before)]
             grid.add_row(name, *cells)
         return grid
+
+    def _tracing(self) -> Iterator[str]:
+        model = self.report["model"]
+        if model["rung"] > 1:
+            yield f"traced: {wording.RUNGS[model['rung']]}"
+        for leaf in model["leaves"]:
+            yield f"opaque: {wording.leaf(leaf)}"
 
     def _settings(self) -> Iterator[str]:
         if self.report["settings"]:

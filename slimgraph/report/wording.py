@@ -6,6 +6,11 @@ from rich.cells import cell_len
 
 NOTHING = "\N{EN DASH}"  # for a number that does not exist
 TIMES = " \N{MULTIPLICATION SIGN} "
+RUNGS = {  # how a model was traced
+    1: "by its own Python",
+    2: "by its own Python, with opaque parts",
+    3: "by torch.export",
+}
 _UNITS = ("", "k", "M", "G", "T", "P")
 
 
@@ -115,3 +120,8 @@ def frozen_share(group: dict[str, Any]) -> str:
     if group["prunable"] and not frozen:
         return ""
     return "all" if frozen in (0, group["size"]) else str(frozen)
+
+
+def leaf(part: dict[str, str]) -> str:
+    """Name an opaque part of the model and why it is one."""
+    return f"{printable(part['module']) or 'the forward'}: {printable(part['reason'])}"

@@ -43,6 +43,7 @@ class Sketch:
 
     def __init__(self, name: str = "Sketch", extent: int = 32) -> None:
         self.name = name
+        self.leaves: list[str] = []
         self.nodes: list[dict[str, Any]] = []
         self.layers: list[dict[str, Any]] = []
         self.groups: dict[int, dict[str, Any]] = {}
@@ -134,6 +135,8 @@ class Sketch:
                 "name": self.name,
                 "inputs": [{"name": "x", "shape": self.nodes[0]["shape"], "dtype": "float32"}],
                 "outputs": [{"shape": self.nodes[-1]["shape"], "dtype": "float32"}],
+                "rung": 2 if self.leaves else 1,
+                "leaves": [{"module": m, "reason": f"{m} resists"} for m in self.leaves],
             },
             "totals": {
                 "before": _totals(groups, "before"),
@@ -333,6 +336,7 @@ def hostile() -> dict[str, Any]:
     for name in HOSTILE:
         x = net.add(f"{name}.add", net.conv(name, x, 8), net.conv(f"{name}.side", x, 8))
     net.output(x)
+    net.leaves = list(HOSTILE)
     return net.report()
 
 

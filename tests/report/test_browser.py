@@ -42,6 +42,13 @@ def test_every_sample_opens_and_every_group_shows(open_page: Open, name: str) ->
     assert page.evaluate(COLLISIONS) == []
 
 
+def test_opaque_parts_are_told(open_page: Open) -> None:
+    net = sample.network()
+    net.leaves = ["neck"]
+    chip = open_page(net.report()).locator("#facts .chip", has_text="opaque neck")
+    assert chip.get_attribute("title") == "neck resists"
+
+
 def test_a_click_in_the_graph_opens_the_group(open_page: Open, compressed: dict[str, Any]) -> None:
     page = open_page(compressed)
     assert page.locator("#panel").is_hidden()

@@ -121,3 +121,11 @@ def test_numbers_read_as_people_write_them() -> None:
 def test_shortened_names_fit(width: int) -> None:
     for name in sample.HOSTILE:
         assert cell_len(shorten(name, width)) <= width
+
+
+def test_it_says_how_the_model_was_traced_and_what_stays_opaque() -> None:
+    net = sample.network()
+    net.leaves = ["neck"]
+    text = render_text(net.report(), 100)
+    assert "  traced: by its own Python, with opaque parts\n  opaque: neck: neck resists\n" in text
+    assert "traced" not in render_text(sample.network().report(), 100)
