@@ -66,7 +66,10 @@ def analyze(
         message = f"{why} at {where}; the channels it touches stay (docs/add-an-op.md)"
         warnings.warn(message, UnknownOpWarning, stacklevel=2)
     graph = DependencyGraph(traced, walk.ledger, walk.values, walk.kinds, rules)
-    if not freeze:
+    sharing = graph.heads_that_share()
+    for left, right, node in sharing:
+        walk.ledger.couple(left, right, node)
+    if not sharing and not freeze:
         return graph
     for labels, node in frozen_labels(graph, freeze):
         walk.ledger.freeze(labels, node, ASKED)

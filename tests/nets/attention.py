@@ -179,7 +179,7 @@ EXAMPLES = {
     "torch's attention": example(Scaled, qkv=2 * WIDTH, **{ATTENTION: HEADS}),
     "attention by einsum": example(Named, q=WIDTH, v=WIDTH, **{"einsum[heads]": HEADS}),
     "grouped queries": example(
-        Shared, q=10, _tensor_constant0=2, _tensor_constant1=2, **{ATTENTION: 4}
+        Shared, q=10, _tensor_constant0=2, _tensor_constant1=2, **{ATTENTION: 2}
     ),
     "talking heads": example(
         Talking, qkv=2 * WIDTH, before=4, after=HEADS, **{"einsum[heads]": HEADS}
