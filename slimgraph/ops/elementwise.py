@@ -130,6 +130,8 @@ def _started(
             site.bind(value, dim, labels, roles[1])
         elif size > 1 and all(_size(x, place) == 1 for x in computed):
             started.append(along(site.open(value, dim, roles[0]), place, shape))
+        elif size > 1 and value.parameter is not None:
+            site.ledger.pin(value.parameter, dim, site.node, "meets positions that are no channels")
     return started
 
 

@@ -148,6 +148,20 @@ class Products(Attending):
         return torch.mm(wide + turned, self.two).view(x.shape)
 
 
+class Neighbours(Attending):
+    """Tokens mixed by a square matrix, twice: its rows end where its columns begin."""
+
+    def more(self) -> dict[str, Any]:
+        return {
+            "adjacency": torch.rand(7, 7),
+            "mid": nn.Linear(WIDTH, 6),
+            "out": nn.Linear(6, WIDTH),
+        }
+
+    def attend(self, x: Tensor) -> Tensor:
+        return self.out(self.adjacency @ torch.relu(self.mid(self.adjacency @ x)))
+
+
 class OwnNorms(Attending):
     """Norms of every spelling: of each head, without scale, over space and channels, RMS."""
 
@@ -191,5 +205,6 @@ EXAMPLES = {
         **{"across.q_proj_weight": WIDTH, "across.v_proj_weight": WIDTH},
     ),
     "matrix products": example(Products, one=8, left=6, two=WIDTH),
+    "neighbours": example(Neighbours, other=None, mid=6, out=WIDTH),
     "norms of heads": example(OwnNorms, other=None, qkv=16, **{ATTENTION: HEADS}),
 }
