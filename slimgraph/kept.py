@@ -135,7 +135,7 @@ class KeptChannels:
                 )
             for dim, size in zip(dims, left, strict=True):
                 shape[dim] = size
-        if 0 in shape:
+        if 0 in shape and 0 not in value.shape:
             raise EmptiedGroupError(
                 "the mask leaves nothing of this value",
                 place(node),

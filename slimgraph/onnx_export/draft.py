@@ -18,6 +18,7 @@ from slimgraph.shapes import place
 OLDEST_NATIVE_OPSET = 18
 # What the oldest converters and runtimes still in use know.
 OLDEST_OPSET = 7
+_HIDDEN = "."
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,14 @@ class _TensorsOnly(nn.Module):
         super().__init__()
         for store in ("_parameters", "_buffers", "_modules"):
             vars(self)[store] = vars(model)[store]
-        # Past `__setattr__`, which would register the model and so rename its weights.
-        vars(self).update(model=model, example=example)
+        # Past `__setattr__`, which would register the model and so rename its weights; and under a
+        # name that no submodule of the model can have.
+        vars(self)[_HIDDEN] = (model, example)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Run the model."""
-        outputs = vars(self)["model"](*vars(self)["example"].fill(tensors))
+        model, example = vars(self)[_HIDDEN]
+        outputs = model(*example.fill(tensors))
         return tuple(leaf for _, leaf in named_leaves(outputs) if isinstance(leaf, Tensor))
 
 

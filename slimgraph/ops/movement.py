@@ -7,10 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from slimgraph.labels import Shape, Value, along, compact, restride, varying
+from slimgraph.op_names import canonical
 from slimgraph.ops import resizing
 from slimgraph.ops.elementwise import elementwise
 from slimgraph.ops.grids import carried, settle, tie
 from slimgraph.rules import ModuleForm, Rule, Site
+
+_CUTS = ("getitem", "narrow", "slice")
 
 
 def move(site: Site, input: Value, *args: Any, **kwargs: Any) -> Any:
@@ -118,7 +121,7 @@ def cat(site: Site, tensors: Sequence[Value], dim: int = 0, **kwargs: Any) -> Va
 
 def _meet(site: Site, tensors: Sequence[Value], dim: int) -> Value:
     """Join along a dim without channels: those along the others meet in every piece."""
-    pieces = [Value(v.shape, site.layers(v)).layers for v in tensors]
+    pieces = [site.layers(_whole(site, value, dim)) for value in tensors]
     first = next(piece[0] for piece in pieces if piece).narrow(dim, 0, 1)
     for piece in pieces:
         if piece:
@@ -126,6 +129,15 @@ def _meet(site: Site, tensors: Sequence[Value], dim: int) -> Value:
         else:
             site.ledger.freeze(first, site.node, "is joined with a value whose size cannot change")
     return site.value(first.expand(site.shape))
+
+
+def _whole(site: Site, value: Value, dim: int) -> Value:
+    """Return what an empty piece was cut from: no layer can hold labels of nothing."""
+    if value.shape[dim] or value.node is None or canonical(value.node.target) not in _CUTS:
+        return value
+    source = site.values[value.node.all_input_nodes[0]]
+    rest = [own[:dim] + own[dim + 1 :] for own in (value.shape, source.shape)]
+    return source if rest[0] == rest[1] else value
 
 
 def stack(site: Site, tensors: Sequence[Value], dim: int = 0) -> Value:

@@ -43,6 +43,18 @@ class Nested(Convolutions):
         return {"logits": self.head(y.mean((2, 3))), "maps": (y, [y.relu()]), "x": x, "n": 3}
 
 
+class Wraps(nn.Module):
+    """Its submodules have names that a wrapper would use itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Conv2d(3, 6, 3)
+        self.example = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.example(self.model(x).mean((2, 3)))
+
+
 @dataclass(frozen=True)
 class Found:
     """An output of a user's own type."""

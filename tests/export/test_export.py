@@ -23,6 +23,7 @@ from tests.export.models import (
     OwnType,
     Squeezes,
     Words,
+    Wraps,
 )
 
 X = torch.rand(1, 3, 8, 8)
@@ -149,6 +150,11 @@ def test_in_place_operations_and_bare_weights(path: Path) -> None:
     x = torch.rand(3, 3, 8, 8)
     output = run(path, x=x)["output"]
     np.testing.assert_allclose(output, graph_module(x.clone()).detach(), atol=1e-5)
+
+
+def test_submodules_may_have_any_name(path: Path) -> None:
+    report = export_onnx(plain(Wraps(), X), path, example_inputs=X)
+    assert report.dynamic_batch
 
 
 def test_outputs_are_named_after_keys(path: Path) -> None:

@@ -80,6 +80,21 @@ class Named(Attending):
         return torch.einsum("bhij,bjhd->bihd", weights.softmax(-1), v).flatten(2)
 
 
+class Prefixed(Attending):
+    """Positions rotate all tokens but the first few, of which there are none."""
+
+    prefix = 0
+
+    def rotated(self, x: Tensor) -> Tensor:
+        first, rest = x[:, :, : self.prefix], x[:, :, self.prefix :, :]
+        return torch.cat([first, rest * torch.arange(rest.shape[2]).to(x)[:, None].cos()], dim=2)
+
+    def attend(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, HEADS, EACH)).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(self.rotated(q), self.rotated(k), v)
+        return mixed.transpose(1, 2).flatten(2)
+
+
 class Shared(Attending):
     """Grouped queries: two heads of queries share one of keys and values; rotated positions."""
 
@@ -192,6 +207,7 @@ EXAMPLES = {
     "fused attention": example(Fused, qkv=2 * WIDTH, **{"matmul[heads]": HEADS}),
     "torch's attention": example(Scaled, qkv=2 * WIDTH, **{ATTENTION: HEADS}),
     "attention by einsum": example(Named, q=WIDTH, v=WIDTH, **{"einsum[heads]": HEADS}),
+    "no prefix": example(Prefixed, qkv=2 * WIDTH, **{ATTENTION: HEADS}),
     "grouped queries": example(
         Shared, q=10, _tensor_constant0=2, _tensor_constant1=2, **{ATTENTION: 2}
     ),

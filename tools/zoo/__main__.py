@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import sys
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -82,6 +83,13 @@ def _version(package: str) -> str:
         return "absent"
 
 
+def _commit() -> str:
+    """Name the state of the code, so that every row says what it was measured on."""
+    command = ["git", "describe", "--always", "--dirty"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
 def _document(rows: dict[str, Record]) -> Record:
     order = {name: index for index, name in enumerate(subjects())}
     ordered = dict(sorted(rows.items(), key=lambda item: order.get(item[0], len(order))))
@@ -117,12 +125,13 @@ def _measure(
         for name in chosen
         if not (asked.resume and _is_done(rows.get(name, {}), task, retry=asked.retry))
     ]
-    console = Console(stderr=True)
+    console, commit = Console(stderr=True), _commit()
     with Progress(console=console) as bar:
         progress = bar.add_task("zoo", total=len(work))
 
         def finished(task: str, name: str, record: Record) -> None:
-            rows.setdefault(name, {"kind": chosen[name].kind})[task] = record
+            row = rows.setdefault(name, {"kind": chosen[name].kind})
+            row[task] = record | {"commit": commit}
             _write(asked.output, json.dumps(_document(rows), indent=1) + "\n")
             state = judge.cause_of(record) or "ok"
             line = f"{name} {task} {record['wall']:.0f} s: {state}"

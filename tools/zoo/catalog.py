@@ -67,8 +67,8 @@ _TORCHVISION = {
 }
 # Boxes cost time and show no more; random weights are sure of none, and without any there is
 # nothing to compare.
-_RCNN = {"box_detections_per_img": 8, "rpn_post_nms_top_n_test": 64, "box_score_thresh": 0.0}
-_ONE_STAGE = {"detections_per_img": 8, "topk_candidates": 64, "score_thresh": 0.0}
+_RCNN = {"box_detections_per_img": 4, "rpn_post_nms_top_n_test": 16, "box_score_thresh": 0.0}
+_ONE_STAGE = {"detections_per_img": 4, "topk_candidates": 32, "score_thresh": 0.0}
 _FRAMES = {"mvit_v1_b": 16, "mvit_v2_s": 16, "s3d": 16}
 _MODULES = {
     "classification": "torchvision.models",
