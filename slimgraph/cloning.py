@@ -3,14 +3,16 @@
 import copy
 import itertools
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
+from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.utils._pytree import tree_map
 
-from slimgraph.shapes import shallow
+from slimgraph.shapes import attribute, modules_of, shallow
 
 
 def clone(graph_module: GraphModule, graph: Graph | None = None) -> GraphModule:
@@ -24,7 +26,7 @@ def clone(graph_module: GraphModule, graph: Graph | None = None) -> GraphModule:
         graph_module: The original.
         graph: What the copy runs, and owns from then on; `None` copies the original's graph.
     """
-    kind = getattr(graph_module, "clones_as", GraphModule)
+    kind = getattr(graph_module, "clones_as", _LazyGraphModule)
     copied: GraphModule = kind(nn.Module(), Graph(), type(graph_module).__name__)
     fresh = vars(copied)
     for name, value in vars(graph_module).items():
@@ -41,17 +43,65 @@ def clone(graph_module: GraphModule, graph: Graph | None = None) -> GraphModule:
     }
     copied.training = graph_module.training
     copied.meta = dict(graph_module.meta)
-    if graph is not None:
-        copied.graph = graph
-        return copied
-    twin = copy.deepcopy(graph_module.graph)
-    twin.owning_module = copied
-    # The code is the same, too; generating and compiling it anew is what assigning `graph` costs.
-    fresh["_graph"] = twin
-    code = ("_code", "_lineno_map", "_prologue_start", "_in_spec", "_out_spec")
-    fresh.update((name, held[name]) for name in code if name in held)
-    type(copied).forward = type(graph_module).forward
+    copied.graph = copy.deepcopy(graph_module.graph) if graph is None else graph
     return copied
+
+
+def used_by(graph: Graph, model: nn.Module) -> dict[str, Any]:
+    """Look up what a graph names of a model: modules, parameters, buffers and constants."""
+    modules = modules_of(model)
+    found: dict[str, Any] = {}
+    for node in graph.nodes:
+        name = str(node.target)
+        if node.op == "get_attr":
+            found.setdefault(name, attribute(model, name))
+        elif node.op == "call_module":
+            found[name] = modules[name]
+    return found
+
+
+def assemble(used: Mapping[str, Any], graph: Graph, model: nn.Module) -> GraphModule:
+    """Make a graph module with copies of the module objects that it calls; it shares tensors.
+
+    Its code is compiled when it first runs, which a traced model need not ever do.
+
+    Args:
+        used: What the graph names.
+        graph: What the graph module runs, and owns from then on.
+        model: What was traced.
+    """
+    made = _LazyGraphModule(nn.Module(), Graph(), type(model).__name__)
+    memo: dict[int, nn.Module] = {}
+    for target, value in used.items():
+        owner, last = _holder(made, target)
+        if isinstance(value, nn.Module):  # unless it came along with one that holds it
+            if not isinstance(vars(owner)["_modules"].get(last), type(value)):
+                vars(owner)["_modules"][last] = shallow(value, memo=memo)
+        elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            source = model.get_submodule(target.rpartition(".")[0])
+            kept = last not in vars(source)["_non_persistent_buffers_set"]
+            owner.register_buffer(last, value, persistent=kept)
+        else:
+            setattr(owner, last, value)
+    made.graph = graph
+    return made
+
+
+def compiled(graph_module: GraphModule) -> GraphModule:
+    """Compile the code of a graph module now, if it is to run, and return it."""
+    _LazyGraphModule.force_recompile(graph_module)
+    return graph_module
+
+
+def _holder(root: nn.Module, target: str) -> tuple[nn.Module, str]:
+    """Return the module that holds a dotted name, made where it is missing, and the last part."""
+    *path, last = target.split(".")
+    for name in path:
+        held = vars(root)["_modules"]
+        if held.get(name) is None:
+            held[name] = nn.Module()
+        root = held[name]
+    return root, last
 
 
 def isolated(graph_module: GraphModule) -> GraphModule:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from slimgraph.analysis import analyze
 from slimgraph.calls import calls_of
+from slimgraph.cloning import compiled
 from slimgraph.effects import Effect
 from slimgraph.errors import PostconditionError
 from slimgraph.graph import DependencyGraph
@@ -105,7 +106,7 @@ def shrink(
     vars(slim)["plan"] = plan if earlier is None else earlier.then(plan)
     if optimizer is not None:
         follow(optimizer, stored_tensors(graph.traced), stored_tensors(slim), plan.kept)()
-    return slim
+    return compiled(slim)
 
 
 def _changed_options(graph: DependencyGraph, slim: fx.GraphModule) -> dict[str, dict[str, Any]]:

@@ -7,12 +7,13 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.utils.prune import BasePruningMethod
 
+from slimgraph.cloning import assemble, used_by
 from slimgraph.errors import SlimgraphError, TraceError
 from slimgraph.functions import recorded_functions
 from slimgraph.optimizers import PRUNED_FROM
 from slimgraph.patches import traceable, untouched
 from slimgraph.proxies import ValueTracer
-from slimgraph.shapes import shallow, without_hooks
+from slimgraph.shapes import without_hooks
 from slimgraph.sources import raised_at
 from slimgraph.structures import holds_tensor
 
@@ -48,8 +49,9 @@ def record(
             _prune(graph)
             for node in graph.nodes:
                 node.meta.pop("is_wrapped", None)  # fx would wrap `torch.zeros` ever after
-            traced = fx.GraphModule(model, graph, type(model).__name__)
-            traced._tracer_cls = None  # unpickling would call it without its arguments
+            used = used_by(graph, model)
+        traced = assemble(used, graph, model)
+        traced._tracer_cls = None  # unpickling would call it without its arguments
     except SlimgraphError:
         raise
     except Exception as error:
@@ -65,7 +67,11 @@ def record(
     called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
     named = dict.fromkeys(leaves, "it is named in `leaves`")
     traced.meta["leaves"] = {k: v for k, v in (named | tracer.opaque).items() if k in called}
-    return _own_modules(traced, tracer.bare)
+    for name in tracer.bare:
+        without_hooks(traced.get_submodule(name))
+    for module in list(traced.modules()):
+        _settle_pruning(module)
+    return traced
 
 
 def _prune(graph: fx.Graph) -> None:
@@ -75,17 +81,6 @@ def _prune(graph: fx.Graph) -> None:
         plain = value is not None and not holds_tensor(value)
         if plain and not node.users and node.op in ("call_function", "call_method"):
             graph.erase_node(node)
-
-
-def _own_modules(traced: fx.GraphModule, bare: set[str]) -> fx.GraphModule:
-    """Give the traced model its own module objects; the tensors stay the user's."""
-    for name, child in list(traced.named_children()):
-        setattr(traced, name, shallow(child))
-    for name in bare:
-        without_hooks(traced.get_submodule(name))
-    for module in list(traced.modules()):
-        _settle_pruning(module)
-    return traced
 
 
 def _settle_pruning(module: nn.Module) -> None:

@@ -41,13 +41,9 @@ def shallow(
     memo[id(module)] = copy
     own = copy.__dict__
     own.update(module.__dict__)
-    for name, value in module.__dict__.items():
-        if name.endswith("_hooks") or name in (
-            "_parameters",
-            "_buffers",
-            "_non_persistent_buffers_set",
-        ):
-            own[name] = value.copy()
+    for name in _HELD:
+        if name in own:
+            own[name] = own[name].copy() if own[name] else type(own[name])()
     if convert is not None:
         for name in ("_parameters", "_buffers"):
             own[name] = {k: None if t is None else convert(t) for k, t in own[name].items()}
@@ -58,6 +54,11 @@ def shallow(
     if isinstance(module, nn.RNNBase):  # it keeps a second list of its parameters
         own["_flat_weights"] = [own["_parameters"][name] for name in module._flat_weights_names]
     return copy
+
+
+# What a module keeps in containers of its own.
+_HOOKS = tuple(name for name in vars(fx.GraphModule({}, fx.Graph())) if name.endswith("_hooks"))
+_HELD = ("_parameters", "_buffers", "_non_persistent_buffers_set", *_HOOKS)
 
 
 def without_hooks(module: nn.Module) -> None:
