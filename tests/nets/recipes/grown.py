@@ -1,9 +1,6 @@
 """All growths, and recipes drawn from a seed."""
 
 import random
-from typing import Any
-
-from torch import nn
 
 from tests.nets.base import randomized
 from tests.nets.recipes import maps, strays, tokens
@@ -26,6 +23,8 @@ def recipe_of(seed: int, most: int = 8) -> Recipe:
     )
 
 
-def grown(recipe: Recipe, seed: int = 0, **spelling: Any) -> nn.Module:
+def grown(recipe: Recipe, seed: int = 0, **spelling: bool) -> RecipeNet:
     """Build the net of a recipe with random weights, in eval mode and double precision."""
-    return randomized(RecipeNet(recipe, EVERY, **spelling), seed)
+    net = RecipeNet(recipe, EVERY, **spelling)
+    randomized(net, seed)
+    return net

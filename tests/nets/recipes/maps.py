@@ -17,7 +17,8 @@ ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (
 def divisor(net: RecipeNet, *widths: int, least: int = 1) -> int:
     """Choose a number of groups."""
     options = [n for n in (1, 2, 4, 3, 6) if n >= least and all(w % n == 0 for w in widths)]
-    return net.choose(options or [1])
+    chosen: int = net.choose(options or [1])
+    return chosen
 
 
 def even(kind: Kind) -> bool:
@@ -104,8 +105,9 @@ def concatenate(net: RecipeNet) -> None:
     form = net.choose(("map", "tokens", "vector"))
     sources = [net.pick(form)]
     kind = net.kinds[sources[0]]
-    for _ in range(net.choose((1, 2))):
-        sources.append(net.pick(form, lambda other: other.side == kind.side))
+    sources += [
+        net.pick(form, lambda other: other.side == kind.side) for _ in range(net.choose((1, 2)))
+    ]
     width = sum(net.kinds[i].width for i in sources)
     if width > FIT[form]:
         return
@@ -154,7 +156,7 @@ SHUFFLES: tuple[Callable[[Tensor, int], Tensor], ...] = (
     lambda x, g: _to_groups(x, g).transpose(1, 2).contiguous().view(x.size(0), -1, *x.shape[2:]),
     lambda x, g: x.unflatten(1, (g, -1)).transpose(1, 2).flatten(1, 2),
     lambda x, g: x.reshape(x.shape[0], g, -1).permute(0, 2, 1).reshape(x.shape),
-    lambda x, g: F.channel_shuffle(x, g),
+    F.channel_shuffle,
     lambda x, g: torch.stack(x.chunk(g, 1), 2).flatten(1, 2),
 )
 

@@ -99,7 +99,8 @@ class RecipeNet(nn.Module):
     def call(self, name: str, x: Tensor) -> Tensor:
         """Call a module, or the function it stands for."""
         module = self.held(name)
-        return FUNCTIONS[type(module)](module, x) if self.functional else module(x)
+        made: Tensor = FUNCTIONS[type(module)](module, x) if self.functional else module(x)
+        return made
 
     def add(self, kind: Kind | Sequence[Kind], function: Function, *sources: int) -> int:
         """Add a call of `function(net, *values)`; return the position of its (first) result."""
@@ -121,7 +122,8 @@ class RecipeNet(nn.Module):
             if self.kinds[i].form == form and self.kinds[i].width > 1 and fits(self.kinds[i])
         ]  # fmt: skip
         if found:
-            return self.choose(found[::-1][:5])
+            chosen: int = self.choose(found[::-1][:5])
+            return chosen
         return MAKERS[form](self, fits)
 
     def pair(self, form: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Growths of every other kind: norms, reductions, constants, sharing, and ops that move channels."""
+"""Growths of every other kind: norms, reductions, constants, sharing, moves."""
 
 from collections.abc import Callable
 
@@ -60,7 +60,7 @@ def reduce(net: RecipeNet) -> None:
         lambda x: x + x.unflatten(1, (groups, -1)).sum(2).repeat_interleave(each, 1),
         lambda x: x - x.sum((1, 2, 3), keepdim=True) / 64,
         lambda x: x * torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1).sum(1, True),
-        lambda x: x + x.unflatten(1, (groups, -1)).amax((-2, -1)).mean(1)[:, :, None, None].mean(1, True),
+        lambda x: x + x.unflatten(1, (groups, -1)).amax((1, 2), keepdim=True)[:, 0],
         lambda x: x * x.std(1, keepdim=True),
         lambda x: x + x.logsumexp(1, keepdim=True),
         lambda x: x + x.cumsum(2),
@@ -80,7 +80,7 @@ def regroup(net: RecipeNet) -> None:
     spellings: tuple[tuple[int, Spelling], ...] = (
         (each, lambda x: x.view(-1, groups, each, x.shape[2], x.shape[3]).sum(1)),
         (each, lambda x: x.view(x.size(0), groups, -1, *x.shape[-2:]).amax(1)),
-        (groups, lambda x: x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]).mean(2)),
+        (groups, lambda x: x.reshape(x.size(0), groups, x.size(1) // groups, *x.shape[2:]).mean(2)),
         (each, lambda x: torch.stack(x.chunk(groups, 1)).mean(0)),
         (groups, lambda x: x.unflatten(1, (groups, each)).norm(dim=2)),
         (each, lambda x: torch.einsum("bgchw->bchw", x.unflatten(1, (groups, -1)))),

@@ -117,9 +117,7 @@ def _fused(net: RecipeNet, source: int, heads: int, each: int) -> int:
         if how == 0:
             q, k, v = y.reshape(b, n, 3, heads, each).permute(2, 0, 3, 1, 4).unbind(0)
         elif how == 1:
-            q, k, v = (
-                part.view(b, n, heads, -1).transpose(1, 2) for part in y.chunk(3, dim=-1)
-            )
+            q, k, v = (part.view(b, n, heads, -1).transpose(1, 2) for part in y.chunk(3, dim=-1))
         elif how == 2:
             parts = y.reshape(b, n, 3, heads, y.shape[-1] // (3 * heads)).permute(2, 0, 3, 1, 4)
             q, k, v = parts[0], parts[1], parts[2]
@@ -233,9 +231,9 @@ def along_tokens(net: RecipeNet) -> None:
     functions: dict[str, Callable[[RecipeNet, Tensor], Tensor]] = {
         "each": lambda own, x: own.call(held, x.transpose(1, 2)).transpose(1, 2),
         "conv": lambda own, x: own.call(held, x.mT).mT,
-        "class": lambda own, x: (
-            torch.cat([own.held(held).expand(x.shape[0], -1, -1), x], 1).softmax(1)[:, 1:]
-        ),
+        "class": lambda own, x: torch.cat(
+            [own.held(held).expand(x.shape[0], -1, -1), x], 1
+        ).softmax(1)[:, 1:],
         "roll": lambda own, x: x + own.call(held, x.roll(1, 1).mT).mT,
         "positions": lambda own, x: x + own.held(held),
         "mixer": lambda own, x: own.held(held) @ x,
