@@ -138,6 +138,13 @@ class _Streams:
                 found[source].append(_Pick(node, dim % value.ndim, inside, source, labels))
         return list(found.values())
 
+    @cached_property
+    def _chained(self) -> set[tuple[int, ...]]:
+        """Channels that a node picks and others pick from: all would have to move at once."""
+        streams = self.all()
+        picked = {pick.own for stream in streams for pick in stream}
+        return picked & {stream[0].source for stream in streams}
+
     def _channels(self, labels: Tensor) -> tuple[int, ...]:
         return tuple(self.graph.component[compact(labels).flatten()].tolist())
 
@@ -224,6 +231,8 @@ class _Streams:
         """Say what keeps a row of channels from being permuted; `None` if nothing does."""
         if len(set(row)) < len(row) or int(self.graph.component[0]) in row:
             return "some of the channels count as one, or are none"
+        if row in self._chained:
+            return "they are selected, and others are selected of them"
         for channel in row:
             if channel in self._held:
                 return self._held[channel]

@@ -118,7 +118,7 @@ class Walk:
 
     def call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """Apply the rule of a call; without one, freeze what touches it."""
-        if node.target is getattr and is_record(args[0]):
+        if node.target is getattr and is_record(args[0]) and not isinstance(args[0], Value):
             self.kinds[node] = "movement"  # a field of a structure of tensors
             return getattr(*args)
         rule, kwargs = self.rule(node, args, kwargs)

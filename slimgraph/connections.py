@@ -21,12 +21,6 @@ class Connections:
     model: fx.GraphModule
     _entries: dict[str, Tensor] = field(default_factory=dict)
 
-    def out_dim(self, weight: str) -> int:
-        """Return the dim of a weight that holds its output channels."""
-        axes = self.graph.ledger.axes
-        outs = (d for d in (0, 1) if (weight, d) in axes and axes[weight, d].role == "out")
-        return next(outs, 0)
-
     def ends(self, weight: str, dim: int, gone: Tensor) -> Tensor:
         """Mark the positions along a dim of a weight that reach a channel at its other end.
 

@@ -38,7 +38,7 @@ _RANDOM = frozenset(
     {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
      "feature_alpha_dropout", "rrelu", "rand_like", "randn_like", "empty_like", "bernoulli"}
 )  # fmt: skip
-Weights = Callable[[str], Tensor]
+Weights = Callable[[str, int], Tensor]
 
 
 class Constants:
@@ -46,7 +46,7 @@ class Constants:
 
     Args:
         graph: The analysed model.
-        made: Returns, for a weight's name, which of its output channels have any weight left.
+        made: Returns which positions along a dim of a weight, by name, have any weight left.
         model: Holds other tensors than the analysed model under the same names.
     """
 
@@ -127,7 +127,7 @@ class Constants:
         name = op_of(self.graph, node)
         if name not in CONTRACTIONS:
             return None
-        made = self.made(read.weight)
+        made = self.made(read.weight, 1 - read.dim)  # tied ones are read along either dim
         bias = None if name in ("matmul", "mm") else self._bias(node)
         constant = torch.zeros(len(made), dtype=torch.float64) if bias is None else bias
         ndim = attribute(self.model, read.weight).ndim

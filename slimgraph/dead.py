@@ -76,8 +76,8 @@ class _Finder:
         """Find what is known of all values if silent channels count as zero."""
         return Constants(self.graph, self._made)
 
-    def _made(self, weight: str) -> Tensor:
-        return self.connections.ends(weight, self.connections.out_dim(weight), self.silent)
+    def _made(self, weight: str, dim: int) -> Tensor:
+        return self.connections.ends(weight, dim, self.silent)
 
     def grow(self) -> bool:
         """Look once more at all consumers; return whether more channels are dead."""

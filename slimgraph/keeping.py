@@ -42,7 +42,7 @@ def effects_of_mask(kept: KeptChannels, constants: Semantics) -> tuple[Effect, .
     connections = Connections(kept.graph, reference)
     nothing = torch.zeros(len(kept.channels), dtype=torch.bool)
 
-    def made(weight: str) -> Tensor:
-        return connections.ends(weight, connections.out_dim(weight), nothing)
+    def made(weight: str, dim: int) -> Tensor:
+        return connections.ends(weight, dim, nothing)
 
     return find_effects(kept, Constants(kept.graph, made, reference))

@@ -12,11 +12,17 @@ from torch import Tensor
 
 from slimgraph.labels import Shape, Value, compact, restride, varying
 from slimgraph.ops.elementwise import Operand, elementwise, meet
+from slimgraph.ops.grids import tie
 from slimgraph.rules import Call, Rule, Site, values_in
 
 
 def contract(
-    site: Site, operands: Sequence[Value], names: Sequence[str], result: str, shape: Shape
+    site: Site,
+    operands: Sequence[Value],
+    names: Sequence[str],
+    result: str,
+    shape: Shape,
+    read: Sequence[Value] | None = None,
 ) -> Value:
     """Multiply operands and sum over the letters that the result lacks.
 
@@ -26,11 +32,14 @@ def contract(
         names: One letter per dim of each operand.
         result: One letter per dim of the result.
         shape: The result's shape.
+        read: The operands as the op gets them, if it repeats some of their positions itself.
     """
     letters = "".join(dict.fromkeys("".join(names)))
     if any(len(set(own)) < len(own) for own in names):
         site.freeze(list(operands), "is read along a diagonal")
         return Value(shape, node=site.node)
+    for value, named in zip(operands, names, strict=True):
+        _settle(site, value, named, result)
     places = [tuple(letters.index(letter) for letter in own) for own in names]
     sizes = [1] * len(letters)
     for value, own in zip(operands, places, strict=True):
@@ -39,7 +48,11 @@ def contract(
     met = [Operand(value, own) for value, own in zip(operands, places, strict=True)]
     layers = meet(site, tuple(sizes), met, roles=("out", "in"))
     summed = [place for place, letter in enumerate(letters) if letter not in result]
-    _read(site, met, frozenset(summed), letters.find(result[-1:]))
+    ended = [
+        tuple(not {own[dim] for dim in varying(x)}.isdisjoint(summed) for x in value.layers)
+        for value, own in met
+    ]
+    _read(site, met, ended, read or operands, letters.find(result[-1:]))
     order = [letters.index(letter) for letter in result]
     left = []
     for index, layer in enumerate(layers):
@@ -50,14 +63,32 @@ def contract(
     return Value(shape, tuple(left), node=site.node)
 
 
-def _read(site: Site, operands: Sequence[Operand], summed: frozenset[int], last: int) -> None:
+def _settle(site: Site, value: Value, names: str, result: str) -> None:
+    """Couple channels of different blocks where an operand has its dims in another order.
+
+    In the result blocks come first, then what is within them, then what is summed up.
+    """
+    for layer in value.layers:
+        dims = varying(layer)
+        ranks = [result.find(names[dim]) % (len(result) + 1) for dim in dims]
+        if ranks != sorted(ranks):
+            tie(site, layer, max(dims, key=lambda dim: layer.shape[dim]))
+
+
+def _read(
+    site: Site,
+    operands: Sequence[Operand],
+    ended: Sequence[Sequence[bool]],
+    read: Sequence[Value],
+    last: int,
+) -> None:
     """Note which channels end here, and the matrix that reads them if a parameter does."""
     matrix, dim = None, 0
     for value, places in operands:
         if value.parameter and len(places) == 2 and last in places:
             matrix, dim = value, 1 - places.index(last)
-    for value, places in operands:
-        own = [x for x in value.layers if not summed.isdisjoint(places[d] for d in varying(x))]
+    for value, ends in zip(read, ended, strict=True):
+        own = [layer for layer, end in zip(value.layers, ends, strict=True) if end]
         if own and value.parameter is None:
             site.read(Value(value.shape, tuple(own), node=value.node), matrix, dim)
 
@@ -117,6 +148,22 @@ def einsum(site: Site, equation: str, *operands: Any) -> Value:
     return contract(site, values, full, result.replace("...", dots), site.shape)
 
 
+def tensordot(site: Site, a: Value, b: Value, dims: Any = 2, **options: Any) -> Value:
+    """Sum products over some dims of one value and as many of another."""
+    if isinstance(dims, int):
+        dims = (range(a.ndim - dims, a.ndim), range(dims))
+    if not all(isinstance(dim, int) for pair in dims for dim in pair):
+        site.freeze([a, b], "is multiplied along computed dims")
+        return site.value()
+    one = list(string.ascii_lowercase[: a.ndim])
+    two = list(string.ascii_uppercase[: b.ndim])
+    for left, right in zip(*dims, strict=True):
+        two[right] = one[left]
+    shared = set(one) & set(two)
+    result = "".join(letter for letter in (*one, *two) if letter not in shared)
+    return contract(site, (a, b), ("".join(one), "".join(two)), result, site.shape)
+
+
 def attention(
     site: Site,
     query: Value,
@@ -130,17 +177,21 @@ def attention(
 ) -> Value:
     """Attend: heads carry over from queries and keys to values, in blocks."""
     batch = string.ascii_lowercase[: query.ndim - 2]
+    given = (query, key, value)
     if enable_gqa:
         key, value = (_shared(site, x, query.shape[-3]) for x in (key, value))
     shape = (*query.shape[:-1], key.shape[-2])
     names = (f"{batch}XE", f"{batch}YE")
-    weights = contract(site, (query, key), names, f"{batch}XY", shape)
+    weights = contract(site, (query, key), names, f"{batch}XY", shape, given[:2])
     if attn_mask is not None:
         first = len(shape) - attn_mask.ndim
         masks = Operand(attn_mask, tuple(range(first, len(shape))))
         layers = meet(site, shape, [Operand(weights, tuple(range(len(shape)))), masks])
         weights = Value(shape, tuple(layers), node=site.node)
-    return contract(site, (weights, value), (f"{batch}XY", f"{batch}YF"), f"{batch}XF", site.shape)
+    left = site.without(weights, (len(shape) - 1,), "is a key that others are compared with")
+    weights = Value(shape, left, node=site.node)
+    names = (f"{batch}XY", f"{batch}YF")
+    return contract(site, (weights, value), names, f"{batch}XF", site.shape, (weights, given[2]))
 
 
 def _shared(site: Site, value: Value, heads: int) -> Value:
@@ -166,5 +217,6 @@ RULES = (
     Rule(("matmul", "mm", "bmm", "mv", "dot"), "product", matmul),
     Rule(("baddbmm", "addmm", "addbmm", "addmv"), "product", add_matmul),
     Rule(("einsum",), "product", einsum),
+    Rule(("tensordot",), "product", tensordot),
     Rule(("scaled_dot_product_attention",), "product", attention, (), _resize_attention),
 )

@@ -6,18 +6,16 @@ And what no mask was asked for leaves only if no output changes, whatever consta
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 import slimgraph as sg
 from slimgraph.errors import PlanError, VaryingChannelError
 from tests.assertions import assert_independent, assert_same_output, random_mask
+from tests.laws.recipes import silenced
 from tests.laws.strategies import case, legal_masks
 from tests.models import EXAMPLES, build
 from tests.nets import attention, lookups, real, recurrent, sampling
-from tests.nets.grown import grow, grown
 
 pytestmark = pytest.mark.filterwarnings("ignore::slimgraph.UnknownOpWarning")
 SHRINKING = [name for name, example in EXAMPLES.items() if example.groups]
@@ -40,18 +38,6 @@ NOT_FINITE = {"standardized weight"}  # once a filter is zero, before anything h
 NOT_SAVED = {"unknown op", "weight norm", "dense block that selects"}
 
 
-def silenced(model: nn.Module, seed: int, share: float = 0.35) -> nn.Module:
-    """Set scales to zero, in place, as sparse training leaves them; shifts stay."""
-    generator = torch.Generator().manual_seed(seed)
-    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.conv._ConvNd, nn.Linear)
-    with torch.no_grad():
-        for module in model.modules():
-            weight = module._parameters.get("weight") if isinstance(module, kinds) else None
-            if weight is not None:
-                weight[torch.rand(len(weight), generator=generator) < share] = 0
-    return model
-
-
 @pytest.mark.parametrize("name", SHRINKING)
 @settings(max_examples=3)
 @given(data=st.data())
@@ -70,32 +56,6 @@ def test_compress_keeps_constants_as_masked_does(name: str, data: st.DataObject)
         assert_same_output(masked, slim, inputs)
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_constants_of_random_nets_are_kept(seed: int) -> None:
-    sizes = (8,) if grow(seed).other is None else (8, 10)
-    torch.manual_seed(seed)
-    traced = sg.trace(grown(seed), torch.randn(2, 3, 8, 8, dtype=torch.double))
-    mask = random_mask(sg.analyze(traced), seed, 0.25)
-    masked = sg.masked(traced, mask, constants="keep")
-    try:
-        slim = sg.compress(traced, mask, constants="keep")
-    except VaryingChannelError:
-        return
-    for size in sizes:
-        assert_same_output(masked, slim, torch.randn(3, 3, size, size, dtype=torch.double))
-
-
-def test_most_random_nets_can_keep_their_constants() -> None:
-    refused = 0
-    for seed in range(20):
-        traced = sg.trace(grown(seed).float(), torch.randn(1, 3, 8, 8))
-        try:
-            sg.compress(traced, random_mask(sg.analyze(traced), seed, 0.25), constants="keep")
-        except VaryingChannelError:
-            refused += 1
-    assert refused <= 4
-
-
 @pytest.mark.parametrize("name", sorted(EXAMPLES.keys() - NOT_FINITE))
 def test_dead_and_constant_channels_leave_without_a_trace(name: str) -> None:
     found = case(name, EXAMPLES[name].batches[0])
@@ -103,19 +63,6 @@ def test_dead_and_constant_channels_leave_without_a_trace(name: str) -> None:
     slim = sg.slim(model, found.inputs(found.example.batches[0])).model
     for inputs in found.all_inputs():
         assert_same_output(model, slim, inputs)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_dead_and_constant_channels_of_random_nets_leave_without_a_trace(seed: int) -> None:
-    torch.manual_seed(seed)
-    model = silenced(grown(seed), seed)
-    result = sg.slim(model, torch.randn(2, 3, 8, 8, dtype=torch.double))
-    zeros = sg.slim(model, torch.randn(2, 3, 8, 8, dtype=torch.double), constants="zero")
-    assert all(bool((zeros.mask[n] | ~result.mask[n]).any()) for n in zeros.mask)
-    for batch, size in [(1, 8), (3, 8 if grow(seed).other is None else 10)]:
-        inputs = torch.randn(batch, 3, size, size, dtype=torch.double)
-        assert_same_output(model, result.model, inputs)
-        assert_same_output(model, zeros.model, inputs)
 
 
 @pytest.mark.parametrize("name", sorted(set(SHRINKING) - VARYING - NOT_SAVED))

@@ -47,6 +47,34 @@ def test_a_gather_becomes_a_slice() -> None:
     assert torch.equal(after.bn1.weight, before.bn1.weight)
 
 
+class Chained(nn.Module):
+    """What one consumer selects, others select from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.mid = nn.Conv2d(8, 8, 1)
+        self.act = nn.ReLU()
+        self.head = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.stem(x))
+        return self.head(x + self.mid(x))
+
+
+def test_selections_of_selections_stay_where_they_are() -> None:
+    made = traced(Chained(), X)
+    for name in ("act", "mid", "head"):
+        made = sg.with_selections(made, [name])
+    masks = {"stem": [1, 1, 1, 0, 1, 1, 1, 1], "mid": [0, 0, 1, 0, 1, 0, 1, 1],
+             "mid[in]": [0, 0, 0, 0, 0, 0, 1, 1], "head[in]": [0, 0, 1, 0, 1, 0, 0, 1]}  # fmt: skip
+    before = sg.compress(made, masks)
+    after = REORDER.rewrite(before).graph_module
+    assert torch.allclose(before(X), after(X))
+    assert not REORDER.rewrite(after).modified
+    assert "others are selected of them" in " ".join(reasons(after).values())
+
+
 def test_the_plan_follows() -> None:
     model = Block()
     before = selecting(model, {"stem": [1, 1, 1, 1, 0, 1], "bn1[in]": [1, 0, 0, 1, 0, 1]})

@@ -1,0 +1,1 @@
+"""Runs the laws on as many random nets as one likes."""
