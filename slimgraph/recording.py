@@ -43,6 +43,7 @@ def record(
     tracer = ValueTracer(model, args, kwargs, leaves, fallback=fallback)
     try:
         with untouched(model), traceable(model), recorded_functions():
+            tracer.modes.raise_flags(model)
             graph = tracer.trace(model)
             graph.eliminate_dead_code(lambda node: "optional" not in node.meta)
             _prune(graph)
@@ -64,6 +65,7 @@ def record(
     traced.meta["rung"] = 2 if tracer.opaque else 1
     called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
     named = dict.fromkeys(leaves, "it is named in `leaves`")
+    traced.meta["unfollowed"] = sorted(tracer.modes.unfollowed)
     traced.meta["leaves"] = {k: v for k, v in (named | tracer.opaque).items() if k in called}
     return _own_modules(traced, tracer.bare)
 
