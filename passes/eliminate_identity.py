@@ -5,8 +5,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 from slimgraph.cloning import has_hooks
+from slimgraph.modes import follows_mode, present
 from slimgraph.op_names import canonical
 from slimgraph.pass_manager import Invariant, Pass, PassResult, clone
 
@@ -39,7 +41,8 @@ def _is_identity(node: Node, root: GraphModule) -> bool:
         return False
     name = canonical(node.target)
     if name in _DROPOUT_FUNCTIONS:
-        return _argument(node, 2, "training", "train") is False or _argument(node, 1, "p") == 0
+        training = present(_argument(node, 2, "training", "train"), root)
+        return training is False or _argument(node, 1, "p") == 0
     if name in ("view", "reshape"):
         return _is_shape_of(_argument(node, 1, "shape", "size"), _input(node))
     if name == "flatten":
@@ -95,8 +98,26 @@ def _argument(node: Node, position: int, *names: str) -> Any:
 
 def _left(graph_module: GraphModule) -> str | None:
     nodes = graph_module.graph.nodes
-    node = next((node for node in nodes if _is_identity(node, graph_module)), None)
-    return node and f"`{node}` returns its input"
+    for node in nodes:
+        if _is_identity(node, graph_module):
+            return f"`{node}` returns its input"
+        if _is_settled(node, graph_module):
+            return f"`{node}` tells a mode that is settled"
+    return None
+
+
+def _is_settled(node: Node, root: GraphModule) -> bool:
+    return follows_mode(node, root) and not root.get_submodule(str(node.target)).training
+
+
+def _settle(node: Node, root: GraphModule) -> None:
+    """Replace a node that tells eval mode by what it tells."""
+    value = present(node, root)
+    for user in list(node.users):
+        user.args, user.kwargs = map_arg(
+            (user.args, user.kwargs), lambda arg: value if arg is node else arg
+        )
+    node.graph.erase_node(node)
 
 
 @dataclass(frozen=True)
@@ -105,7 +126,8 @@ class EliminateIdentity(Pass):
 
     1. `nn.Identity`, and dropout that is off: not in training, or with probability 0.
     2. `view` and `reshape` of a value to its own `shape` or `size()`.
-    3. `flatten` of a single dim, and `permute` in the order that is there already.
+    3. Numbers that follow the mode of a module that is not in training.
+    4. `flatten` of a single dim, and `permute` in the order that is there already.
 
     Each is an identity for every batch size, and an alias of its input, so in-place operations
     behind it mean the same as before. A copy such as `contiguous` or `clone` stays::
@@ -130,7 +152,9 @@ class EliminateIdentity(Pass):
         result = clone(graph_module)
         removed = 0
         for node in list(result.graph.nodes):
-            if _is_identity(node, result):
+            if _is_settled(node, result):
+                _settle(node, result)
+            elif _is_identity(node, result):
                 node.replace_all_uses_with(_input(node))
                 result.graph.erase_node(node)
                 removed += 1

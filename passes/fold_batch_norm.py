@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from slimgraph.cloning import has_hooks
+from slimgraph.modes import present
 from slimgraph.op_names import canonical
 from slimgraph.pass_manager import Invariant, Pass, PassResult, clone
 from slimgraph.plan import like, put
@@ -141,7 +142,7 @@ class _Matcher:
         eps = given.get("eps", 1e-5)
         if mean is None or var is None or not isinstance(eps, float):
             return None
-        if given.get("training", False) is not False:
+        if present(given.get("training", False), self.root) is not False:
             return None
         return _Norm(mean, var, weight, bias, eps, None)
 

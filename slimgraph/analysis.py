@@ -16,7 +16,9 @@ from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Ledger, Value
 from slimgraph.naming import frozen_labels
 from slimgraph.op_names import canonical
+from slimgraph.opaque import passes_through
 from slimgraph.ops import DEFAULT_TABLE
+from slimgraph.ops.elementwise import IDENTITY
 from slimgraph.remedies import ASKED, HOSTED, OUTPUT
 from slimgraph.rules import ALL, ModuleForm, Rule, RuleTable, Site, values_in
 from slimgraph.shapes import attribute, modules_of, names_of, place, stored_tensors
@@ -146,6 +148,10 @@ class Walk:
             return known, kwargs
         module = self.modules[str(node.target)]
         found = self.rules.for_module(module)
+        if found is None and len(node.args) == 1 and not kwargs:
+            given = node.args[0].meta["val"] if isinstance(node.args[0], fx.Node) else None
+            if isinstance(given, Tensor) and passes_through(module, given):
+                return IDENTITY, kwargs
         if found is None or not _plain(module, found[1]):
             return None, kwargs
         rule, form = found

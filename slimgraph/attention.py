@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slimgraph.modes import chosen
+
 
 def can_attend(module: nn.Module) -> bool:
     """Return whether `attend` computes what a module does."""
@@ -23,7 +25,7 @@ def can_attend(module: nn.Module) -> bool:
 
 
 def attend(module: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-    """Compute what `nn.MultiheadAttention.forward` computes in eval mode.
+    """Compute what `nn.MultiheadAttention.forward` computes.
 
     Args:
         module: Its weights are read through attributes, so that a tracer sees them.
@@ -51,9 +53,12 @@ def attend(module: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | Non
     if need_weights:
         scores = (q * width**-0.5) @ k.transpose(-2, -1)
         weights = torch.softmax(scores if mask is None else scores + mask, -1)
+        if module.dropout:
+            weights = F.dropout(weights, module.dropout, module.training)
         mixed = weights @ v
     else:
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        dropout = chosen(module.training, module.dropout, 0.0) if module.dropout else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     order = {3: (1, 0, 2), 4: (0, 2, 1, 3) if batch_first else (2, 0, 1, 3)}[mixed.dim()]
     output = module.out_proj(mixed.permute(order).flatten(-2))
     if not need_weights:

@@ -63,6 +63,7 @@ def batch_norm_tensors(node: fx.Node, name: str, model: fx.GraphModule) -> Any:
 def trains(node: fx.Node) -> bool:
     """Return whether a functional batch norm uses the statistics of the batch."""
     training = node.args[5] if len(node.args) > 5 else node.kwargs.get("training", False)
+    training = training.meta["val"] if isinstance(training, fx.Node) else training
     return node.op != "call_module" and training is not False
 
 

@@ -117,7 +117,7 @@ class Constants:
         if node.op != "call_module":
             return self.graph.rules.for_function(node.target)
         found = self.graph.rules.for_module(self.model.get_submodule(str(node.target)))
-        return None if found is None else found[0]
+        return IDENTITY if found is None else found[0]  # somebody's own that passes its input
 
     def _contraction(self, node: fx.Node) -> Tensor | None:
         """A channel without weights is its bias."""
@@ -226,6 +226,7 @@ class Constants:
     def _undropped(self, node: fx.Node) -> Tensor | None:
         """Pass what a dropout passes that is switched off."""
         training = node.args[2] if len(node.args) > 2 else node.kwargs.get("training", True)
+        training = training.meta["val"] if isinstance(training, fx.Node) else training
         is_dropout = "dropout" in canonical(node.target)
         return self._known(_first(node)) if is_dropout and training is False else None
 

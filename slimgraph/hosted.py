@@ -19,8 +19,8 @@ from torch.fx.graph_module import _forward_from_src
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_flatten
 
+from slimgraph.arguments import flat_arguments
 from slimgraph.errors import SlimgraphError, TraceError
-from slimgraph.proxies import flat_arguments
 from slimgraph.recording import record
 from slimgraph.shapes import modules_of, shallow, to_meta
 from slimgraph.structures import leaves as leaves_of
@@ -240,6 +240,7 @@ def _joined(model: nn.Module, parts: dict[str, fx.GraphModule], reason: str) -> 
     results: dict[str, Any] = {}
     regions: dict[str, Any] = {}
     opaque = {"": reason}
+    unfollowed: list[str] = []
     for name, part in parts.items():
         known: dict[fx.Node, fx.Node] = {}
         for node in part.graph.nodes:
@@ -253,10 +254,12 @@ def _joined(model: nn.Module, parts: dict[str, fx.GraphModule], reason: str) -> 
             "inputs": [input_name(name, target) for target in inputs],
             "layout": {input_name(name, key): text for key, text in part.meta["layout"].items()},
         }
+        unfollowed += [f"{name}.{part_name}" for part_name in part.meta["unfollowed"]]
         opaque |= {f"{name}.{leaf}": why for leaf, why in part.meta["leaves"].items()}
     output = graph.output(results)
     output.meta.update(val=map_arg(results, lambda node: node.meta["val"]), source="")
-    return _built(model, parts, graph, {"rung": 2, "leaves": opaque, "regions": regions})
+    meta = {"rung": 2, "leaves": opaque, "regions": regions, "unfollowed": unfollowed}
+    return _built(model, parts, graph, meta)
 
 
 def _target(node: fx.Node, region: str) -> Any:
@@ -275,6 +278,9 @@ def _built(
     modules = modules_of(hosted)
     for name, part in parts.items():
         for inner, module in part.named_modules():  # hooks and masks that the graph contains
+            if inner and f"{name}.{inner}" not in modules:
+                _add(hosted, f"{name}.{inner}", module)
+                continue
             target = modules[f"{name}.{inner}" if inner else name]
             if inner and type(target) is type(module):
                 vars(target).update(vars(module))
@@ -283,6 +289,12 @@ def _built(
     hosted.meta.update(meta)
     hosted.graph = graph
     return hosted
+
+
+def _add(hosted: nn.Module, name: str, module: nn.Module) -> None:
+    """Take over a module that only the traced part has."""
+    owner, _, attribute = name.rpartition(".")
+    hosted.get_submodule(owner)._modules[attribute] = module
 
 
 def _adopt(hosted: nn.Module, name: str, parts: dict[str, fx.GraphModule]) -> None:

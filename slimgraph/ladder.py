@@ -1,5 +1,6 @@
 """The tracing ladder: what cannot be traced one way is traced the next."""
 
+import inspect
 import logging
 import warnings
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_unflatten
 
 from slimgraph.errors import TraceError
@@ -17,6 +19,7 @@ from slimgraph.patches import untouched
 from slimgraph.proxies import why
 from slimgraph.recording import record
 from slimgraph.shapes import propagate, shallow, tensors_of
+from slimgraph.sources import source_of_text
 
 
 def climb(
@@ -74,22 +77,56 @@ def _higher(
 def _exported(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> fx.GraphModule | None:
-    """Let torch.export trace a model that takes plain tensors; its sizes are fixed then."""
+    """Let torch.export trace a model that takes plain tensors; only first dims stay free."""
     if not all(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
         return None
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)  # torch.export logs every failure at length
     try:
         with untouched(model), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
-            program = torch.export.export(model, args, kwargs, strict=False)
-        module = program.module(check_guards=False)
-        result = adopt(module, args, kwargs)
+            program = torch.export.export(
+                model, args, kwargs, dynamic_shapes=_first_dims(model, args, kwargs), strict=False
+            )
+            if any(_is_transform(node) for node in program.graph.nodes):
+                program = program.run_decompositions({})
+        result = adopt(module_of(program), args, kwargs)
     except Exception:  # the first rung's error says more about the model
         return None
     finally:
         logging.disable(before)
     result.meta.update(rung=3, leaves={})
     return result
+
+
+def _first_dims(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Leave the first dim of each input to torch: the batch size stays free where it can."""
+    given = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+
+    def free(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(free, value))
+        if isinstance(value, dict):
+            return {key: free(item) for key, item in value.items()}
+        return {0: Dim.AUTO} if value.ndim and value.shape[0] > 1 else None
+
+    return {name: free(value) for name, value in given.items()}
+
+
+def _is_transform(node: fx.Node) -> bool:
+    """Return whether a node belongs to `torch.func`, which decompositions do away with."""
+    return str(getattr(node.target, "__module__", "")).startswith("torch._functorch")
+
+
+def module_of(program: ExportedProgram) -> fx.GraphModule:
+    """Return the graph module of an exported program, without checks of its inputs."""
+    module: Any = program.module
+    found = (
+        module(check_guards=False)
+        if "check_guards" in inspect.signature(module).parameters
+        else module()
+    )
+    found.meta.update(rung=3, leaves={})
+    return found  # type: ignore[no-any-return]
 
 
 def adopt(model: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.GraphModule:
@@ -104,6 +141,8 @@ def adopt(model: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         TraceError: The inputs do not fit.
     """
     traced = fx.GraphModule(shallow(model), _copy(model.graph), type(model).__name__)
+    calls = [node.target for node in traced.graph.nodes]
+    traced.meta["rung"] = 3 if any(isinstance(c, torch._ops.OpOverload) for c in calls) else 1
     traced.meta.update({k: v for k, v in model.meta.items() if k in ("rung", "leaves")})
     _restore_output(traced.graph, model.graph)
     traced.recompile()
@@ -124,6 +163,8 @@ def _copy(graph: fx.Graph) -> fx.Graph:
     copy.output(copy.graph_copy(graph, {}))
     for old, new in zip(graph.nodes, copy.nodes, strict=True):
         new.meta = dict(old.meta)
+        if "source" not in new.meta and old.meta.get("stack_trace"):
+            new.meta["source"] = source_of_text(old.meta["stack_trace"])
     return copy
 
 

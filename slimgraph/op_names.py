@@ -17,8 +17,8 @@ def canonical(target: Any) -> str:
         >>> canonical(torch.ops.aten.add_.Tensor), canonical(operator.iadd), canonical("relu_")
         ('add', 'add', 'relu')
     """
-    if isinstance(target, torch._ops.OpOverload):
-        space, _, name = target._schema.name.partition("::")
+    if isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        space, name = str(target).split(".")[:2]
         if space != "aten":  # somebody's own op
             return f"{space}.{name}"
         if name in ("batch_norm", "instance_norm"):  # aten orders these arguments differently

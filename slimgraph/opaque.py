@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from slimgraph.errors import TraceError
+from slimgraph.modes import TrainingMode
 from slimgraph.shapes import shallow, to_meta
 from slimgraph.structures import leaves, map_tensors
 
@@ -19,9 +20,32 @@ _PLAIN = (Tensor, int, float, bool, str, bytes, type(None), torch.dtype, torch.d
 
 def is_opaque(module: nn.Module) -> bool:
     """Return whether a leaf is somebody's own code, of which nothing is known."""
-    return isinstance(module, torch.jit.ScriptModule) or not type(module).__module__.startswith(
-        "torch."
-    )
+    if isinstance(module, TrainingMode):
+        return False
+    scripted = isinstance(module, torch.jit.ScriptModule)
+    return scripted or not type(module).__module__.startswith("torch.")
+
+
+def passes_through(module: nn.Module, given: Any) -> bool:
+    """Return whether somebody's own module returns its one tensor as it is in eval mode.
+
+    So do those that act in training only, such as DropPath and StochasticDepth.
+
+    Args:
+        module: A leaf.
+        given: The shape and dtype of its input, without data.
+    """
+    state = (*module._parameters, *module._buffers, *module._modules)
+    if state or not is_opaque(module) or isinstance(module, torch.jit.ScriptModule):
+        return False
+    if module._forward_hooks or module._forward_pre_hooks:
+        return False
+    twin = shallow(module).eval()
+    larger = given.new_empty([size + 1 for size in given.shape])
+    try:
+        return all(twin(tensor) is tensor for tensor in (given, larger))
+    except Exception:  # it may raise anything where it meets no data
+        return False
 
 
 def run_opaque(

@@ -19,12 +19,15 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from slimgraph.arguments import flat_arguments, put_arguments
 from slimgraph.attention import attend, can_attend
 from slimgraph.errors import SlimgraphError, TraceError
+from slimgraph.modes import Choice, Flag
 from slimgraph.proxied import ValueProxy
 from slimgraph.shapes import MetaRunner, attribute, device_of, to_meta
 from slimgraph.sources import raised_at, source_of_frame
 from slimgraph.structures import holds_tensor, is_record
+from slimgraph.two_modes import TwoModes
 
 _CALL = nn.Module.__call__
 # They may get nothing but proxies of sizes, dtypes and devices, which C++ does not take.
@@ -32,6 +35,9 @@ _FACTORIES = (
     torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn, torch.randint,
     torch.arange, torch.linspace, torch.eye, torch.tensor, torch.as_tensor, torch.randperm,
     torch.tril_indices, torch.triu_indices, torch.finfo, torch.iinfo,
+    # These may get a module's mode, which is none either.
+    torch.dropout, torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout,
+    torch.rrelu, torch.batch_norm,
 )  # fmt: skip
 # torch.nn classes whose forward is Python over other modules: the tracer looks inside.
 _COMPOSED = (
@@ -69,6 +75,7 @@ class ValueTracer(fx.Tracer):
         self.device = device_of(model)
         self.run = MetaRunner(model, self.device)
         self.evaluating = False
+        self.modes = TwoModes(self)
         stored = chain(model.named_parameters(), model.named_buffers())
         self.names = {id(tensor): name for name, tensor in stored}
         self.written: dict[int, tuple[Tensor, fx.Proxy]] = {}
@@ -112,17 +119,18 @@ class ValueTracer(fx.Tracer):
 
     def look_into(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Trace through a function marked with `fx.wrap`; if that fails it stays one call."""
-        before = self._mark()
+        before = self.mark()
         try:
             return function(*args, **kwargs)
         except Exception:  # it is marked because tracing it may raise anything
-            self._roll_back(before)
+            self.roll_back(before)
         return self.create_proxy("call_function", function, args, kwargs)
 
-    def _mark(self) -> tuple[fx.Node | None, Any]:
+    def mark(self) -> tuple[fx.Node | None, Any]:
+        """Remember where the graph ends."""
         return next(iter(reversed(self.graph.nodes)), None), self.module_stack.copy()
 
-    def _roll_back(self, mark: tuple[fx.Node | None, Any]) -> None:
+    def roll_back(self, mark: tuple[fx.Node | None, Any]) -> None:
         """Forget every node since a mark, under whatever name it is remembered."""
         last, self.module_stack = mark
         erased = set()
@@ -145,6 +153,10 @@ class ValueTracer(fx.Tracer):
         """Turn what user code passes on into nodes and plain values."""
         if isinstance(a, fx.Proxy):
             return a.node
+        if isinstance(a, Flag):
+            return self.modes.node(a.owner)
+        if isinstance(a, Choice):
+            return self.modes.node(a.owner, a.training, float(a))
         if type(a) is Tensor and id(a) in self.written:
             return self.written[id(a)][1].node
         if isinstance(a, dict) and type(a) not in (dict, immutable_dict):
@@ -182,13 +194,17 @@ class ValueTracer(fx.Tracer):
         attends = path not in self.leaves and can_attend(m)
         if leaf and not attends:
             return super().call_module(m, forward, args, kwargs)
-        before = self._mark()
+        before = self.mark()
         try:
             if attends:
                 return self._attend(m, path, args, kwargs)
-            return super().call_module(m, forward, args, kwargs)
+
+            def call() -> Any:
+                return super(ValueTracer, self).call_module(m, forward, args, kwargs)
+
+            return self.modes.trace(m, path, call, (args, kwargs))
         except Exception as error:
-            self._roll_back(before)
+            self.roll_back(before)
             return self._whole(m, path, error, (args, kwargs))
 
     def _attend(self, m: Any, path: str, args: Any, kwargs: Any) -> Any:
@@ -203,11 +219,11 @@ class ValueTracer(fx.Tracer):
         """Record a submodule that cannot be traced as one call; where that fails, so did this."""
         if not self.fallback:
             raise error
-        before = self._mark()
+        before = self.mark()
         try:
             proxy = self.create_proxy("call_module", path, *arguments)
         except Exception:  # the module that calls it is tried next
-            self._roll_back(before)
+            self.roll_back(before)
             raise error from None
         self.leaves |= {path}
         self.opaque[path] = why(error)
@@ -255,7 +271,8 @@ class ValueTracer(fx.Tracer):
         def call() -> Any:
             return _CALL(self.root, *bound.args, **bound.kwargs)  # with the model's own hooks
 
-        return call, []
+        arguments = (bound.args, bound.kwargs)
+        return lambda: self.modes.trace(self.root, "", call, arguments), []
 
     def _argument(self, name: str, value: Any) -> Any:
         """Make a placeholder; of a container user code gets one of its kind, full of proxies."""
@@ -287,33 +304,6 @@ class ValueTracer(fx.Tracer):
         if not holds_tensor(value):
             return value
         return self._taken_apart(self.create_proxy("call_function", how, (proxy, key), {}), value)
-
-
-def flat_arguments(bound: inspect.BoundArguments) -> list[tuple[str, Any]]:
-    """Name what a function is called with, `*args` and `**kwargs` one by one."""
-    found: list[tuple[str, Any]] = []
-    for name, value in bound.arguments.items():
-        kind = bound.signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            found += [(f"{name}_{i}", item) for i, item in enumerate(value)]
-        elif kind is inspect.Parameter.VAR_KEYWORD:
-            found += value.items()
-        else:
-            found.append((name, value))
-    return found
-
-
-def put_arguments(bound: inspect.BoundArguments, values: list[Any]) -> None:
-    """Replace what a function is called with, in the order of `flat_arguments`."""
-    rest = iter(values)
-    for name, value in bound.arguments.items():
-        kind = bound.signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            bound.arguments[name] = tuple(next(rest) for _ in value)
-        elif kind is inspect.Parameter.VAR_KEYWORD:
-            bound.arguments[name] = {key: next(rest) for key in value}
-        else:
-            bound.arguments[name] = next(rest)
 
 
 def why(error: Exception) -> str:

@@ -44,6 +44,7 @@ def record(
     tracer = ValueTracer(model, args, kwargs, leaves, fallback=fallback)
     try:
         with untouched(model), traceable(model), recorded_functions():
+            tracer.modes.raise_flags(model)
             graph = tracer.trace(model)
             graph.eliminate_dead_code(lambda node: "optional" not in node.meta)
             _prune(graph)
@@ -66,6 +67,7 @@ def record(
     traced.meta["rung"] = 2 if tracer.opaque else 1
     called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
     named = dict.fromkeys(leaves, "it is named in `leaves`")
+    traced.meta["unfollowed"] = sorted(tracer.modes.unfollowed)
     traced.meta["leaves"] = {k: v for k, v in (named | tracer.opaque).items() if k in called}
     for name in tracer.bare:
         without_hooks(traced.get_submodule(name))

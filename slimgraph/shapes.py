@@ -90,6 +90,10 @@ class MetaRunner:
         self._leaves: dict[str, nn.Module] = {}
         self.bare: set[str] = set()  # leaves whose hooks the graph contains
 
+    def add(self, target: str, module: nn.Module) -> None:
+        """Learn of a module that the root has got."""
+        self._modules[target] = module
+
     def leaf(self, target: str) -> nn.Module:
         """Return the data-less twin of a leaf module."""
         if target not in self._leaves:

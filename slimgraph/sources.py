@@ -1,6 +1,7 @@
 """Where in the user's model something happens: neither in torch's code nor in ours."""
 
 import os
+import re
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +34,15 @@ def raised_at(error: BaseException) -> str | None:
         if not name.startswith((_HERE, _TORCH, "<")):
             found = f"{_short(name)}:{trace_back.tb_lineno}"
         trace_back = trace_back.tb_next
+    return found
+
+
+def source_of_text(stack: str) -> str:
+    """Find the same in a printed stack, as `torch.export` keeps it."""
+    found = ""
+    for name, line in re.findall(r'File "(.+?)", line (\d+)', stack):
+        if not name.startswith((_HERE, _TORCH, "<")):
+            found = f"{_short(name)}:{line}"
     return found
 
 

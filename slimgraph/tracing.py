@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 
 from slimgraph.cloning import clone
 from slimgraph.errors import TraceError
 from slimgraph.hosted import HostedModule
-from slimgraph.ladder import adopt, climb
+from slimgraph.ladder import adopt, climb, module_of
 from slimgraph.shapes import place
 from slimgraph.structures import leaves as leaves_of
 
@@ -20,7 +21,7 @@ ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
 def trace(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     example_inputs: ExampleInputs,
     *,
     leaves: Sequence[str] = (),
@@ -29,7 +30,8 @@ def trace(
     """Trace a model in eval mode.
 
     Args:
-        model: Any module; its weights are shared, not copied, and nothing in it changes.
+        model: Any module, or what `torch.export.export` returns; its weights are shared, not
+            copied, and nothing in it changes.
         example_inputs: A tensor, a tuple of positional arguments, or a dict of keyword
             arguments. Only shapes and dtypes matter; the batch size stays free.
         leaves: Names of submodules to keep as one opaque node each.
@@ -41,13 +43,18 @@ def trace(
         A GraphModule with the model's module names and state-dict keys. Every node has
         `meta["val"]` (a meta tensor or a plain value) and `meta["source"]` ("file.py:93").
         Its own `meta["rung"]` says how it came about: 1 by its own Python, 2 with parts that
-        stay opaque (`meta["leaves"]` says which and why), 3 by `torch.export`.
+        stay opaque (`meta["leaves"]` says which and why), 3 by `torch.export`. On rungs 1 and 2 it
+        follows `train()` and `eval()`: dropout, norms and stochastic depth act in training.
+        `meta["unfollowed"]` names modules that compute something of another form in training,
+        which the graph does not.
 
     Raises:
         TraceError: The forward raises, or branches on the data of a tensor.
     """
     args, kwargs = _split(example_inputs)
     _check_inputs((args, kwargs))
+    if isinstance(model, ExportedProgram):
+        model = module_of(model)
     if isinstance(model, HostedModule):
         traced = clone(model)  # its shapes are those of the calls inside
     elif isinstance(model, fx.GraphModule):
@@ -56,7 +63,9 @@ def trace(
         traced = climb(model, args, kwargs, leaves, fallback=fallback)
     modes = {name: m.training for name, m in model.named_modules(remove_duplicate=False)}
     for name, module in traced.named_modules():
-        module.training = modes.get(name, model.training)  # some only the traced model has
+        if name not in modes:  # only the traced model has it
+            modes[name] = modes[name.rpartition(".")[0]]
+        module.training = modes[name]
     traced.meta.setdefault("rung", 1)
     traced.meta.setdefault("leaves", {})
     if getattr(model, "plan", None) is not None:

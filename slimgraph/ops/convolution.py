@@ -95,10 +95,16 @@ def transposed(
     return _flow(site, input, weight, bias, groups, 1)
 
 
+def core(site: Site, input: Value, weight: Value, bias: Value | None, *rest: Any) -> Value:
+    """Do either: the one convolution of decomposed `torch.export` programs."""
+    _, _, _, is_transposed, _, groups = rest
+    return _flow(site, input, weight, bias, groups, int(is_transposed))
+
+
 def _resize(call: Call) -> None:
     left = call.groups_left()
     if left is not None:
-        call.set(6, "groups", left)
+        call.set(8 if call.name == "convolution" else 6, "groups", left)
 
 
 def _sizes(conv: Any) -> None:
@@ -121,4 +127,5 @@ RULES = (
         _form(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
         _resize,
     ),
+    Rule(("convolution",), "contraction", core, (), _resize),
 )

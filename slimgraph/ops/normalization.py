@@ -179,7 +179,15 @@ def weight_norm(site: Site, v: Value, g: Value, dim: int = 0) -> Value:
     return site.value(*weight.layers)
 
 
+def core_batch_norm(
+    site: Site, input: Value, weight: Value | None, bias: Value | None, mean: Value, *rest: Any
+) -> tuple[Value, None, None]:
+    """Scale and shift channels: what decomposed `torch.export` programs call in eval mode."""
+    return per_channel(site, input, mean, rest[0], weight, bias), None, None
+
+
 RULES = (
+    Rule(("_native_batch_norm_legit_no_training",), "norm", core_batch_norm),
     Rule(("_weight_norm",), "norm", weight_norm),
     Rule(("batch_norm",), "norm", batch_norm, (_BATCH,), None, over_kept.batch_norm),
     Rule(("instance_norm",), "norm", instance_norm, (_INSTANCE,), _resize_features),

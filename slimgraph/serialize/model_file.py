@@ -1,7 +1,8 @@
 """`save` and `load`: a traced model as one file."""
 
 import keyword
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -9,8 +10,10 @@ from torch import Tensor, fx, nn
 from slimgraph.container import read, write
 from slimgraph.errors import FileError, SlimgraphError
 from slimgraph.files import FilePath
+from slimgraph.opaque import passes_through
 from slimgraph.serialize.check import fill_values
 from slimgraph.serialize.errors import MalformedError, is_identifier, reason
+from slimgraph.serialize.foreign import import_all, libraries, name_of_module, permitted
 from slimgraph.serialize.modules import decode_modules, encode_modules
 from slimgraph.serialize.nodes import check_targets, decode_nodes, encode_nodes
 from slimgraph.serialize.storage import TensorPacker, TensorUnpacker
@@ -41,8 +44,11 @@ def save(graph_module: fx.GraphModule, path: FilePath) -> None:
     payload: dict[str, Any] = {
         "name": type(graph_module).__name__,
         "nodes": encode_nodes(graph_module.graph),
-        "modules": encode_modules(graph_module, packer),
+        "modules": encode_modules(graph_module, packer, _identities(graph_module)),
     }
+    called = [entry["target"] for entry in payload["nodes"] if entry["op"] == "call_function"]
+    classes = [str(entry.get("class")) for entry in payload["modules"]]
+    payload["needs"] = libraries([*called, *classes])
     payload["tensors"], tensors = packer.pack()
     plan = getattr(graph_module, "plan", None)
     if plan is not None:
@@ -51,14 +57,33 @@ def save(graph_module: fx.GraphModule, path: FilePath) -> None:
     write(path, "model", payload, tensors)
 
 
-def load(path: FilePath) -> fx.GraphModule:
+def _identities(graph_module: fx.GraphModule) -> list[str]:
+    """Find modules of the user's own that act in training only; files cannot hold their code."""
+    found = []
+    for node in graph_module.graph.nodes:
+        given = node.all_input_nodes[0].meta.get("val") if node.all_input_nodes else None
+        if node.op != "call_module" or not isinstance(given, Tensor):
+            continue
+        module = graph_module.get_submodule(str(node.target))
+        if name_of_module(type(module)) is None and passes_through(module, given):
+            found.append(str(node.target))
+    for name in dict.fromkeys(found):
+        message = f"`{name}` acts in training only; in the file it is an identity in training, too"
+        warnings.warn(message, stacklevel=3)
+    return found
+
+
+def load(path: FilePath, *, ops: Collection[str] = ()) -> fx.GraphModule:
     """Read a traced model that `save` wrote.
 
-    Nothing in the file is executed, whoever made it. Weights are mapped into memory, so they are
-    read from the disk when they are first used.
+    Nothing in the file is executed, whoever made it; it may call torch, and a few ops and modules
+    of torchvision and timm, which are imported if they are installed. Weights are mapped into
+    memory, so they are read from the disk when they are first used.
 
     Args:
         path: The file.
+        ops: Other ops that it may call, such as `mylib::op`; the module that registers them with
+            torch must have been imported.
 
     Returns:
         The model on the CPU, with the shapes, sources, modes and plan it was saved with.
@@ -68,7 +93,10 @@ def load(path: FilePath) -> fx.GraphModule:
     """
     payload, tensors = read(path, "model")
     try:
-        return decode_model(payload, tensors)
+        with permitted(ops):
+            return decode_model(payload, tensors)
+    except FileError:
+        raise
     except Exception as error:  # a hostile file can make anything fail, and none may escape
         raise FileError(
             f"`{path}` is not a valid slimgraph model: {reason(error)}",
@@ -89,6 +117,7 @@ def decode_model(payload: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> f
     name = payload["name"]
     if not is_identifier(name) or keyword.iskeyword(name):
         raise MalformedError(f"{name!r} is no name for a model")
+    import_all(payload.get("needs", []))
     root = decode_modules(payload["modules"], TensorUnpacker(payload["tensors"], tensors))
     graph, inputs = decode_nodes(payload["nodes"])
     check_targets(graph, root)

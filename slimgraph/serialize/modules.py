@@ -4,7 +4,7 @@ A module is its class name, its scalar attributes and the tensors it holds. It i
 its constructor, from the classes that torch.nn itself defines and no others.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,9 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.rnn import RNNBase
 
 from slimgraph.errors import SlimgraphError
+from slimgraph.modes import TrainingMode
 from slimgraph.serialize.errors import MalformedError, is_identifier, is_path_part, reason
+from slimgraph.serialize.foreign import module_class, name_of_module
 from slimgraph.serialize.module_shapes import check_shapes
 from slimgraph.serialize.storage import TensorPacker, TensorUnpacker
 from slimgraph.serialize.values import decode_value, encode_value
@@ -29,7 +31,7 @@ _RNN_DERIVED = ("_flat_weights", "_flat_weight_refs")  # lists of the parameters
 
 @cache
 def module_classes() -> Mapping[str, type[nn.Module]]:
-    """Return the classes a file may name, which are those torch.nn defines."""
+    """Return the classes a file may name: those torch.nn defines, and one of slimgraph's own."""
     found = {
         name: value
         for name, value in vars(torch.nn).items()
@@ -39,15 +41,18 @@ def module_classes() -> Mapping[str, type[nn.Module]]:
         and value.__module__.startswith("torch.nn.modules.")
     }
     inner = torch.nn.modules.linear.NonDynamicallyQuantizableLinear  # in MultiheadAttention
-    return MappingProxyType({**found, inner.__name__: inner})
+    return MappingProxyType({**found, **{kind.__name__: kind for kind in (inner, TrainingMode)}})
 
 
-def encode_modules(root: fx.GraphModule, packer: TensorPacker) -> list[dict[str, Any]]:
+def encode_modules(
+    root: fx.GraphModule, packer: TensorPacker, identities: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Describe every module of a traced model, parents before children.
 
     Args:
         root: The traced model.
         packer: Takes the tensors.
+        identities: Names of modules to write as `nn.Identity`.
 
     Raises:
         SlimgraphError: A module is no torch.nn class, or has state that is no data.
@@ -61,7 +66,8 @@ def encode_modules(root: fx.GraphModule, packer: TensorPacker) -> list[dict[str,
             described.append({"path": path, "same_as": first_paths[id(module)]})
         else:
             first_paths[id(module)] = path
-            described.append({"path": path, **_encode(path, module, packer)})
+            own = nn.Identity().train(module.training) if path in identities else module
+            described.append({"path": path, **_encode(path, own, packer)})
     return described
 
 
@@ -112,6 +118,9 @@ def _class_name(path: str, module: nn.Module) -> str:
         return "Module"
     if module_classes().get(kind.__name__) is kind:
         return kind.__name__
+    foreign = name_of_module(kind)
+    if foreign is not None:
+        return foreign
     hint = "trace the model without naming it in `leaves=[...]`"
     if hasattr(module, "parametrizations"):
         hint = "make it permanent with `torch.nn.utils.parametrize.remove_parametrizations`"
@@ -204,10 +213,9 @@ def _reserved_names() -> frozenset[str]:
 
 def _build(fields: dict[str, Any], tensors: TensorUnpacker) -> nn.Module:
     name = fields["class"]
-    classes = module_classes()
-    if name != "Module" and name not in classes:
+    kind = nn.Module if name == "Module" else module_classes().get(name) or module_class(name)
+    if kind is None:
         raise MalformedError(f"`{name}` is not a class of torch.nn")
-    kind = classes.get(name, nn.Module)
     module = kind.__new__(kind)
     nn.Module.__init__(module)
     module.training = fields["training"] is True

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from slimgraph.errors import SlimgraphError
 from slimgraph.serialize.errors import MalformedError, is_identifier
+from slimgraph.serialize.foreign import op_of_name, permitted
 from slimgraph.serialize.targets import (
     Function,
     check_call,
@@ -61,7 +62,8 @@ def _encode(node: fx.Node) -> dict[str, Any]:
     try:
         _check_name(node.name)
         if node.op == "call_function":
-            check_call(find_function(target), node.args, node.kwargs)
+            with permitted([op_of_name(target) or ""]):
+                check_call(find_function(target), node.args, node.kwargs)
     except MalformedError as error:
         raise SlimgraphError(str(error), where) from error
     if node.op == "placeholder":

@@ -22,6 +22,7 @@ from torch.overrides import get_overridable_functions
 from slimgraph.errors import SlimgraphError
 from slimgraph.selection import select
 from slimgraph.serialize.errors import MalformedError
+from slimgraph.serialize.foreign import find_op, name_of_op
 
 Function = Callable[..., Any]
 
@@ -49,6 +50,7 @@ _FACTORIES = (
     " result_type scalar_tensor tensor tril_indices triu_indices zeros bartlett_window"
     " blackman_window hamming_window hann_window kaiser_window"
     " sym_float sym_int sym_max sym_min sym_not sym_sqrt"
+    " alpha_dropout batch_norm dropout feature_alpha_dropout feature_dropout rrelu"
 )
 _ACTIVATIONS = (  # torch.overrides leaves these out because they only call other functions
     "celu_ elu_ hardsigmoid hardswish hardtanh_ leaky_relu_ relu_ rrelu_ selu_ sigmoid tanh"
@@ -101,6 +103,9 @@ def function_name(function: Any, where: str) -> str:
             return name
     elif function in _names():
         return _names()[function]
+    foreign = name_of_op(function)
+    if foreign is not None:
+        return foreign
     shown = getattr(function, "__module__", None), getattr(function, "__qualname__", repr(function))
     raise SlimgraphError(
         f"the function `{'.'.join(part for part in shown if part)}` cannot be saved",
@@ -119,7 +124,7 @@ def find_function(name: Any) -> Function:
     if not isinstance(name, str):
         raise MalformedError("a function without a name")
     aten = _ATEN.fullmatch(name)
-    function = _find_aten(aten[1], aten[2]) if aten else functions().get(name)
+    function = _find_aten(aten[1], aten[2]) if aten else functions().get(name) or find_op(name)
     if function is None:
         raise MalformedError(f"the function `{name}` may not be called by a saved model")
     return function

@@ -15,11 +15,11 @@ from tests.house.tree import LIBRARY, Function, module_name, parse, python_files
 # From the ground up; names in one row may import each other as long as no circle comes of it.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "remedies"),
-    ("op_names", "sources", "structures"),
+    ("arguments", "modes", "op_names", "sources", "structures"),
     ("attention", "labels", "display", "files", "latency", "opaque", "parity", "shapes", "slicing"),
     ("intervals", "selection"),
     ("rules", "filetype", "cloning", "optimizers"),
-    ("container", "functions", "pass_manager", "patches", "proxied", "proxies"),
+    ("container", "functions", "pass_manager", "patches", "proxied", "proxies", "two_modes"),
     ("recording", "hosted", "ladder", "tracing"),
     ("ops",),
     ("groups", "graph", "explanations", "naming", "analysis"),

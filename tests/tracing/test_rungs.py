@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import slimgraph as sg
 from slimgraph.errors import TraceError
 from slimgraph.parity import compare
-from tests.assertions import TOLERANCE, random_mask, run
+from tests.assertions import TOLERANCE, difference, random_mask, run
 from tests.nets.base import Net, block, conv, randomized
 
 IMAGE = torch.randn(2, 3, 8, 8)
@@ -80,6 +80,75 @@ class Detector(Net):
         if self.training:
             return [{"loss": found.square().mean()}]
         return [{"boxes": rows[rows[:, 0] > least]} for rows in found]
+
+
+class Mapped(Net):
+    """Hands tensors to C++ that takes no proxies, and has no part to fall back to."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"a": nn.Linear(4, 8), "b": nn.Linear(8, 2)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.func.vmap(torch.sin)(self.a(x))
+        return self.b(y * y.shape[0])
+
+
+def test_what_is_left_goes_through_torch_export() -> None:
+    model, x = randomized(Mapped()), torch.randn(3, 4).double()
+    traced = sg.trace(model, x)
+    assert traced.meta["rung"] == 3
+    assert traced.state_dict().keys() == model.state_dict().keys()
+    graph = sg.analyze(traced)
+    assert [group.name for group in graph.groups if group.prunable] == ["a"]
+    small, reference = (make(graph, {"a": [1, 0] * 4}) for make in (sg.compress, sg.masked))
+    assert small.get_parameter("a.weight").shape == (4, 4)
+    for given in (x, torch.randn(5, 4).double()):
+        assert torch.equal(run(traced, given), run(model, given))
+        assert max(p.max_rel for p in compare(run(reference, given), run(small, given))) < TOLERANCE
+    with pytest.raises(TraceError, match="add_batch_dim"):
+        sg.trace(model, x, fallback=False)
+
+
+def test_nodes_of_an_exported_program_name_the_line_of_the_model() -> None:
+    line = Mapped.forward.__code__.co_firstlineno
+    traced = sg.trace(randomized(Mapped()), torch.randn(3, 4).double())
+    sources = {node.name: node.meta.get("source") for node in traced.graph.nodes}
+    assert sources["linear"].endswith(f"test_rungs.py:{line + 1}")
+    assert sources["linear_1"].endswith(f"test_rungs.py:{line + 2}")
+
+
+class Joined(Net):
+    def parts(self) -> dict[str, Any]:
+        return {
+            "stem": block(3, 8), "mid": block(8, 8, groups=2), "head": nn.Linear(12, 2),
+            "grow": nn.ConvTranspose2d(8, 12, 2, 2, groups=2),
+        }  # fmt: skip
+
+    def forward(self, x: Tensor, scale: Tensor) -> dict[str, Tensor]:
+        y = self.stem(x) * scale
+        return {"out": self.head(self.grow(y + self.mid(y)).mean((2, 3)))}
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_an_exported_program_is_traced(as_module: bool, decomposed: bool) -> None:
+    model, x = randomized(Joined()), IMAGE.double()
+    inputs = (x, torch.tensor(2.0).double())
+    dims = ({0: torch.export.Dim("batch")}, None)
+    program = torch.export.export(model, inputs, dynamic_shapes=dims)
+    if decomposed:
+        program = program.run_decompositions()
+    traced = sg.trace(program.module() if as_module else program, inputs)
+    assert traced.meta["rung"] == 3
+    assert traced.state_dict().keys() == model.state_dict().keys()
+    graph = sg.analyze(traced)
+    mask = random_mask(graph, 0)
+    small, reference = sg.compress(graph, mask), sg.masked(graph, mask)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+    for batch in (x, x[:1], torch.cat([x, x])):
+        given = (batch, inputs[1])
+        assert difference(run(model, given), run(traced, given)) < TOLERANCE
+        assert difference(run(reference, given), run(small, given)) < TOLERANCE
 
 
 def _traced(model: nn.Module, inputs: Any) -> Any:

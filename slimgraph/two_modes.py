@@ -1,0 +1,222 @@
+"""Tracing a module in both modes: what differs in numbers only follows the mode in the graph."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import starmap
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
+
+from slimgraph.modes import Flag, Modes, TrainingMode
+
+# A module is traced a second time only if that is not much work.
+_NODES = 200
+_NUMBER = (bool, int, float)
+
+
+class TwoModes(Modes):
+    """The modes of a model while a tracer traces it.
+
+    Args:
+        tracer: The tracer.
+    """
+
+    def __init__(self, tracer: Any) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def raise_flags(self, model: nn.Module) -> None:
+        """Let every module have a flag; the caller puts back what it had."""
+        for name, module in model.named_modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                vars(module)["training"] = Flag(name, self)
+
+    def trace(self, module: nn.Module, path: str, call: Callable[[], Any], arguments: Any) -> Any:
+        """Trace a call of a module; if it asks for its mode, in both.
+
+        Args:
+            module: The module.
+            path: Its name.
+            call: Calls it.
+            arguments: What it is called with, by position and by name.
+        """
+        before = self.tracer.mark()
+        self.asked.discard(path)
+        result = call()
+        if path not in self.asked or path in self.trains:
+            return result
+        recorded = self._since(before)
+        given = (*arguments[0], *arguments[1].values())
+        trained, different = None, None
+        if len(recorded) <= _NODES and _is_plain(given):
+            trained, different = self._in_train_mode(module, path, call, (recorded, result))
+        if path and different is None and _passes(module, result, given) and trained is not result:
+            return self.tracer.create_proxy("call_module", path, *arguments)
+        if different is None:
+            self.unfollowed.add(path)
+        for node, merged in (different or {}).items():
+            self._follow(node, path, merged)
+        return result
+
+    def node(self, owner: str, *values: Any) -> fx.Node:
+        """Record a call that tells the mode of a module, or returns one of two values by it.
+
+        Args:
+            owner: Name of the module.
+            *values: The values in train and in eval mode.
+        """
+        module, name = self.tracer.root.get_submodule(owner), "training_mode"
+        while not isinstance(getattr(module, name, TrainingMode()), TrainingMode):
+            name += "_"  # the model has something else of that name
+        path = f"{owner}.{name}" if owner else name
+        if name not in module._modules:
+            module._modules[name] = TrainingMode()
+            self.tracer.run.add(path, module._modules[name])
+        made: fx.Node = self.tracer.create_proxy("call_module", path, values, {}).node
+        return made
+
+    def _since(self, mark: tuple[fx.Node | None, Any]) -> list[fx.Node]:
+        nodes = list(self.tracer.graph.nodes)
+        return nodes if mark[0] is None else nodes[nodes.index(mark[0]) + 1 :]
+
+    def _in_train_mode(
+        self, module: nn.Module, path: str, call: Callable[[], Any], recorded: Any
+    ) -> tuple[Any, dict[fx.Node, Any] | None]:
+        """Trace a call in train mode, compare with what was recorded in eval mode, and forget it.
+
+        Returns:
+            What the call returned; the arguments that differ in numbers only, by node, `None` if
+            more is different.
+        """
+        evaluated, returned = recorded
+        before = self.tracer.mark()
+        self.trains.add(path)
+        try:
+            with _unchanged(module), torch.random.fork_rng(devices=[]):
+                result = call()
+                return result, _merged(evaluated, returned, self._since(before), result)
+        except Exception:  # in train mode it may look at data
+            return None, None
+        finally:
+            self.trains.discard(path)
+            self.tracer.roll_back(before)
+
+    def _follow(self, node: fx.Node, owner: str, merged: Any) -> None:
+        """Let numbers in the arguments of a call follow a mode."""
+
+        def choose(arg: Any) -> Any:
+            if not isinstance(arg, _Differing):
+                return arg
+            plain = arg.training is True and arg.evaluating is False
+            return self.node(owner, *(() if plain else (arg.training, arg.evaluating)))
+
+        with self.tracer.graph.inserting_before(node):
+            node.args, node.kwargs = map_aggregate(merged, choose)
+
+
+@dataclass(frozen=True)
+class _Differing:
+    evaluating: Any
+    training: Any
+
+
+class _OtherwiseError(Exception):
+    """Two recordings differ in more than numbers."""
+
+
+def _merged(
+    evaluated: list[fx.Node], result: Any, trained: list[fx.Node], other: Any
+) -> dict[fx.Node, Any] | None:
+    """Put what is recorded in eval and in train mode together: the arguments that differ."""
+    pair = [[n for n in nodes if n.op != "get_attr"] for nodes in (evaluated, trained)]
+    if len(pair[0]) != len(pair[1]):
+        return None
+    merge = _Merge(dict(zip(*pair, strict=True)))
+    try:
+        merge(result, other)
+        if merge.found:
+            return None
+        return dict(merge.nodes())
+    except _OtherwiseError:
+        return None
+
+
+@dataclass
+class _Merge:
+    """Merges values; mutable, it counts the numbers that differ."""
+
+    twins: dict[fx.Node, fx.Node]
+    found: int = 0
+
+    def nodes(self) -> Iterator[tuple[fx.Node, Any]]:
+        """Yield the nodes with other numbers, and their arguments."""
+        for node, twin in self.twins.items():
+            before = self.found
+            if (node.op, node.target) != (twin.op, twin.target):
+                raise _OtherwiseError
+            arguments = self((node.args, node.kwargs), (twin.args, twin.kwargs))
+            if self.found > before:
+                yield node, arguments
+
+    def __call__(self, one: Any, other: Any) -> Any:
+        """Merge two values."""
+        if isinstance(one, fx.Proxy) and isinstance(other, fx.Proxy):
+            one, other = one.node, other.node
+        if isinstance(one, fx.Node):
+            if self.twins.get(one, one) is not other:
+                raise _OtherwiseError
+            return one
+        if isinstance(one, list | tuple | dict | slice):
+            return self._container(one, other)
+        if one is other or (
+            not isinstance(one, Tensor) and type(one) is type(other) and one == other
+        ):
+            return one
+        if not isinstance(one, _NUMBER) or not isinstance(other, _NUMBER):
+            raise _OtherwiseError
+        self.found += 1
+        return _Differing(one, other)
+
+    def _container(self, one: Any, other: Any) -> Any:
+        if isinstance(one, slice) and isinstance(other, slice):
+            parts = [(each.start, each.stop, each.step) for each in (one, other)]
+            return slice(*self(*parts))
+        if type(one) is not type(other) or len(one) != len(other):
+            raise _OtherwiseError
+        if isinstance(one, dict):
+            if one.keys() != other.keys():
+                raise _OtherwiseError
+            return {key: self(value, other[key]) for key, value in one.items()}
+        parts = list(starmap(self, zip(one, other, strict=True)))
+        return parts if isinstance(one, list) else tuple(parts)
+
+
+def _passes(module: nn.Module, result: Any, given: tuple[Any, ...]) -> bool:
+    """Return whether a module without state returned what it was given."""
+    state = (*module._parameters, *module._buffers, *module._modules)
+    return not state and any(result is value for value in given)
+
+
+def _is_plain(values: Any) -> bool:
+    """Return whether calling something with these values twice is no more than calling it once."""
+    if isinstance(values, tuple):
+        return all(_is_plain(value) for value in values)
+    return isinstance(values, (fx.Proxy, Tensor, str, type(None), torch.dtype, *_NUMBER))
+
+
+@contextmanager
+def _unchanged(module: nn.Module) -> Iterator[None]:
+    """Take back what happens to the attributes of a module and all inside it."""
+    parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
+    held = [(vars(part), vars(part).copy()) for part in parts]
+    inside = [v for store, _ in held for v in store.values() if type(v) in (list, dict, set)]
+    copies = [(value, value.copy()) for value in inside]
+    try:
+        yield
+    finally:
+        for value, copy in (*copies, *held):
+            value.clear()
+            value.extend(copy) if isinstance(value, list) else value.update(copy)
