@@ -78,8 +78,8 @@ def assemble(used: Mapping[str, Any], graph: Graph, model: nn.Module) -> GraphMo
             if not isinstance(vars(owner)["_modules"].get(last), type(value)):
                 vars(owner)["_modules"][last] = shallow(value, memo=memo)
         elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-            source = model.get_submodule(target.rpartition(".")[0])
-            kept = last not in vars(source)["_non_persistent_buffers_set"]
+            source = vars(model.get_submodule(target.rpartition(".")[0]))
+            kept = last in source["_buffers"].keys() - source["_non_persistent_buffers_set"]
             owner.register_buffer(last, value, persistent=kept)
         else:
             setattr(owner, last, value)

@@ -36,7 +36,9 @@ def test_compress_equals_masked(name: str, data: st.DataObject) -> None:
     found = case(name, data.draw(traced_batches(name)))
     mask = data.draw(legal_masks(found.graph))
     slim, masked = sg.compress(found.traced, mask), sg.masked(found.traced, mask)
-    assert slim.state_dict().keys() == found.traced.state_dict().keys()
+    keys = found.traced.state_dict().keys()
+    assert slim.state_dict().keys() == keys
+    assert keys <= found.model.state_dict().keys() or name == "torch.nn.utils.prune"
     assert_independent(slim, found.model)
     for inputs in found.all_inputs():
         assert_same_output(masked, slim, inputs)
