@@ -50,8 +50,12 @@ class Diary:
         print(json.dumps(facts), file=self.lines, flush=True)
 
 
-def prepare(subject: Subject) -> tuple[nn.Module, int]:
+def prepare(subject: Subject, gain: float = 1.0) -> tuple[nn.Module, int]:
     """Build a model with random weights, and find the smallest size it runs at.
+
+    Args:
+        subject: The model.
+        gain: Strength of its weights.
 
     Returns:
         The model in eval mode, and the size.
@@ -67,7 +71,7 @@ def prepare(subject: Subject) -> tuple[nn.Module, int]:
     else:
         size = subject.sizes[-1]
     torch.manual_seed(1)
-    randomise(model, subject.inputs(2, size))
+    randomise(model, subject.inputs(2, size), gain)
     return model, size
 
 

@@ -25,7 +25,7 @@ def call(model: nn.Module, inputs: Any) -> Any:
         return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
 
 
-def randomise(model: nn.Module, inputs: Any) -> None:
+def randomise(model: nn.Module, inputs: Any, gain: float = 1.0) -> None:
     """Fill a model with random numbers, in place.
 
     Weights are drawn at the variance that keeps activations finite; BatchNorm's statistics are
@@ -35,6 +35,8 @@ def randomise(model: nn.Module, inputs: Any) -> None:
     Args:
         model: The model.
         inputs: Example inputs it runs at.
+        gain: Of the weights. Less than 1 calms a model that amplifies rounding errors, such as a
+            deep one whose every softmax is nearly a choice.
     """
     model.eval()
     with torch.no_grad():
@@ -42,17 +44,17 @@ def randomise(model: nn.Module, inputs: Any) -> None:
             fan_in = isinstance(module, nn.Linear | _ConvNd)
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.requires_grad and parameter.is_floating_point():
-                    _fill(name, parameter, fan_in=fan_in)
+                    _fill(name, parameter, fan_in=fan_in, gain=gain)
             if type(module).__name__.startswith("FrozenBatchNorm"):
                 for name, buffer in module.named_buffers(recurse=False):
                     buffer.uniform_(0.5, 1.5) if "var" in name else _fill(name, buffer)
     _calibrate(model, inputs)
 
 
-def _fill(name: str, tensor: Tensor, *, fan_in: bool = False) -> None:
+def _fill(name: str, tensor: Tensor, *, fan_in: bool = False, gain: float = 1.0) -> None:
     if tensor.ndim > 1:
         fan = tensor[0].numel() if fan_in or tensor.shape[0] > 1 else 4
-        tensor.normal_(std=fan**-0.5)
+        tensor.normal_(std=gain * fan**-0.5)
     elif any(word in name for word in _SCALES):
         tensor.uniform_(0.5, 1.5)
     else:
