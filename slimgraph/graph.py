@@ -260,10 +260,10 @@ class DependencyGraph:
             length: Of the mask entry: then a module of that name and length is meant, too.
         """
         group, axis = self.find(name)
-        own = group.components if axis is None else self.component[axis.labels.flatten()]
-        if group.name == name and (group.size == length or len(own) != length):
+        if group.name == name and group.size == length:
             return group.components
-        return own
+        own = group.components if axis is None else self.component[axis.labels.flatten()]
+        return group.components if group.name == name and len(own) != length else own
 
     def explain(
         self, left: str, right: str | None = None, *, channel: int | None = None
