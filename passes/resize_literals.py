@@ -47,8 +47,6 @@ class ResizeLiterals(Pass):
         twins = {node.name: node for node in self.kept.graph.traced.graph.nodes}
         for node in graph_module.graph.nodes:
             rebuild.emit(node, twins[node.name])
-        if not rebuild.modified:
-            return PassResult(graph_module, modified=False)
         stale = rebuild.drop_stale()
         result = clone(graph_module, rebuild.new)
         for name in stale:
@@ -57,7 +55,7 @@ class ResizeLiterals(Pass):
             result.register_buffer(name, tensor.to(device_of(graph_module)), persistent=False)
         for target, name, value in rebuild.options:
             setattr(result.get_submodule(target), name, value)
-        return PassResult(result, modified=True)
+        return PassResult(result, rebuild.modified)
 
 
 _PICKS = ("index_select", "getitem")  # a later one may have looked through them

@@ -28,15 +28,18 @@ class SliceParameters(Pass):
     keeps_outputs: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule) -> PassResult:
+        """Slice a clone."""
+        return self.rewrite_own(clone(graph_module))
+
+    def rewrite_own(self, graph_module: fx.GraphModule) -> PassResult:
         """Replace every tensor by its kept part, one after the other."""
-        result = clone(graph_module)
-        stored = stored_tensors(result)
+        stored = stored_tensors(graph_module)
         sliced: dict[str, Tensor] = {}
         for names in names_of(stored).values():
             planned = next((name for name in names if name in self.plan.kept), names[0])
             old = stored[planned]
             new = like(old, slice_tensor(old, self.plan.kept.get(planned, ())))
             sliced.update(dict.fromkeys(names, new))
-        put_all(result, sliced)
-        self.plan.resize_modules(result)
-        return PassResult(result, modified=True)
+        put_all(graph_module, sliced)
+        self.plan.resize_modules(graph_module)
+        return PassResult(graph_module, modified=True)

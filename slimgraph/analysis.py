@@ -129,7 +129,8 @@ class Walk:
         self.kinds[node] = rule.kind
         try:
             value = rule.flow(Site(node, self.ledger, self.values), *args, **kwargs)
-            return replace(value, node=node) if isinstance(value, Value) else value
+            other = isinstance(value, Value) and value.node is not node
+            return replace(value, node=node) if other else value
         except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             message = f"the rule of `{_name(node)}` cannot read this call: {error}"
             self.freeze(node, (args, kwargs), message)

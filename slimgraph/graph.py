@@ -1,6 +1,6 @@
 """The dependency graph: groups of channels that can only leave together, and why."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -18,6 +18,7 @@ from slimgraph.groups import Explanation, Group, Member, Reason, module_of
 from slimgraph.labels import MAKING, NOT_STORED, Axis, Freeze, Ledger, Value, compact
 from slimgraph.rules import RuleTable
 from slimgraph.selection import SelectedChannels
+from slimgraph.shapes import stored_tensors
 
 
 def components_of(pairs: list[tuple[Tensor, Tensor]], count: int) -> np.ndarray[Any, Any]:
@@ -54,6 +55,11 @@ class DependencyGraph:
         """Per label, the channel it belongs to; 0 is what cannot leave. Shape: (labels,)."""
         found = components_of([(edge.left, edge.right) for edge in self.ledger.edges], self.size)
         return torch.from_numpy(found.astype(np.int64))
+
+    @cached_property
+    def stored(self) -> dict[str, Tensor]:
+        """Every parameter and buffer of the model, by name."""
+        return stored_tensors(self.traced)
 
     @property
     def size(self) -> int:
@@ -166,7 +172,7 @@ class DependencyGraph:
         order = order[self.group_index[order] >= 0]
         order = order[torch.argsort(self.group_index[order], stable=True)]
         sizes = torch.bincount(self.group_index[order]).tolist() if len(order) else []
-        members = self._axes_of_groups(tuple(self.ledger.axes.values()))
+        members = self._axes_of_groups(self.ledger.axes.values())
         opened = self._axes_of_groups(self.ledger.opened)
         reasons = self._reasons()
         names = _unique_names(opened)
@@ -199,20 +205,25 @@ class DependencyGraph:
         if not found:
             return []
         distinct = list({id(each): each for each in labels}.values())
-        lengths = torch.tensor([each.numel() for each in distinct])
-        owners = torch.arange(len(distinct)).repeat_interleave(lengths)
-        index = self._group_of_label[torch.cat([each.flatten() for each in distinct])]
+        owners = np.repeat(np.arange(len(distinct)), [each.numel() for each in distinct])
+        index = self._group_of_label[torch.cat([each.flatten() for each in distinct])].numpy()
         count = int(self.group_index.max()) + 1
-        keys = (owners * count + index)[index >= 0].unique_consecutive().unique()
-        for key in keys.tolist():
+        keys = (owners * count + index)[index >= 0]
+        keys = keys[np.diff(keys, prepend=-1) != 0]  # most of them repeat the one before
+        for key in np.unique(keys).tolist():
             found[id(distinct[key // count])].append(key % count)
         return [found[id(each)] for each in labels]
 
-    def _axes_of_groups(self, axes: Sequence[Axis]) -> list[list[Axis]]:
+    @cached_property
+    def _groups_of_axes(self) -> dict[int, list[int]]:
+        """Groups by the identity of the labels of each axis."""
+        labels = [axis.labels for axis in (*self.ledger.axes.values(), *self.ledger.opened)]
+        return dict(zip(map(id, labels), self._groups_of_each(labels), strict=True))
+
+    def _axes_of_groups(self, axes: Iterable[Axis]) -> list[list[Axis]]:
         found: list[list[Axis]] = [[] for _ in range(int(self.group_index.max()) + 1)]
-        each = self._groups_of_each([axis.labels for axis in axes])
-        for axis, indices in zip(axes, each, strict=True):
-            for index in indices:
+        for axis in axes:
+            for index in self._groups_of_axes[id(axis.labels)]:
                 found[index].append(axis)
         return found
 
@@ -229,10 +240,9 @@ class DependencyGraph:
     def _by_name(self) -> dict[str, tuple[Group, Axis | None]]:
         """Groups by their own names and by modules; of modules also the output axis."""
         found: dict[str, tuple[Group, Axis | None]] = {}
-        axes = [axis for axis in self.ledger.axes.values() if axis.role in MAKING]
-        each = self._groups_of_each([axis.labels for axis in axes])
-        for axis, indices in zip(axes, each, strict=True):
-            if indices:
+        for axis in self.ledger.axes.values():
+            indices = self._groups_of_axes[id(axis.labels)]
+            if indices and axis.role in MAKING:
                 name = module_of(axis.parameter)
                 found.setdefault(name, (self.groups[indices[0]], axis))
         for group in self.groups:
@@ -277,10 +287,10 @@ class DependencyGraph:
             length: Of the mask entry: then a module of that name and length is meant, too.
         """
         group, axis = self.find(name)
-        own = group.components if axis is None else self.component[axis.labels.flatten()]
-        if group.name == name and (group.size == length or len(own) != length):
+        if group.name == name and group.size == length:
             return group.components
-        return own
+        own = group.components if axis is None else self.component[axis.labels.flatten()]
+        return group.components if group.name == name and len(own) != length else own
 
     def explain(
         self, left: str, right: str | None = None, *, channel: int | None = None

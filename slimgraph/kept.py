@@ -50,6 +50,7 @@ class KeptChannels:
     channels: Tensor
     _shapes: dict[Any, Shape] = field(default_factory=dict)
     _axes: dict[int, Tensor | None] = field(default_factory=dict)
+    _layers: dict[int, tuple[Tensor, Shape | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that every block stays rectangular.
@@ -67,7 +68,7 @@ class KeptChannels:
 
     def alive(self, labels: Tensor) -> Tensor:
         """Return whether each label stays; same shape."""
-        return self._stays[labels]
+        return self._stays.take(labels)
 
     def _check(self, block: Block) -> None:
         alive = self.alive(block.labels)
@@ -121,19 +122,7 @@ class KeptChannels:
             return self.parameter_shape(value.parameter, value.shape)
         shape = list(value.shape)
         for layer in value.layers:
-            alive = self.alive(compact(layer))
-            count = int(alive.sum())
-            if count == alive.numel():
-                continue
-            dims = varying(layer)
-            left = (count,) if len(dims) == 1 else extents(alive.squeeze())
-            if left is None:
-                raise UnevenBlocksError(
-                    "what the mask keeps of this value is not a dense tensor",
-                    place(node),
-                    "keep the same number of channels in each block",
-                )
-            for dim, size in zip(dims, left, strict=True):
+            for dim, size in zip(varying(layer), self._left(node, layer), strict=False):
                 shape[dim] = size
         if 0 in shape and 0 not in value.shape:
             raise EmptiedGroupError(
@@ -142,6 +131,26 @@ class KeptChannels:
                 "keep at least one of its channels",
             )
         return tuple(shape)
+
+    def _left(self, node: fx.Node, layer: Tensor) -> Shape:
+        """Return the sizes that are left of the dims of a layer; nothing if they stay."""
+        key = id(layer)  # of the layer that is listed below, so that it stays alive
+        if key not in self._layers:
+            alive = self.alive(compact(layer))
+            count = int(alive.sum())
+            dims = varying(layer)
+            left: Shape | None = ()
+            if count != alive.numel():
+                left = (count,) if len(dims) == 1 else extents(alive.squeeze())
+            self._layers[key] = layer, left
+        left = self._layers[key][1]
+        if left is None:
+            raise UnevenBlocksError(
+                "what the mask keeps of this value is not a dense tensor",
+                place(node),
+                "keep the same number of channels in each block",
+            )
+        return left
 
     def parameter_shape(self, name: str, shape: Shape) -> Shape:
         """Return the new shape of a parameter or buffer."""
@@ -190,16 +199,17 @@ class KeptChannels:
 
     def _positions(self, axis: Axis) -> Tensor | None:
         alive = self.alive(axis.labels)
-        if bool(alive.all()):
+        found = alive.nonzero()
+        if len(found) == alive.numel():
             return None
-        if not bool(alive.any()):
+        if not len(found):
             raise EmptiedGroupError(
                 f"the mask leaves nothing of `{axis.parameter}` along dim {axis.dim}",
                 place(axis.node),
                 "keep at least one channel that this op makes or reads",
             )
         if alive.ndim == 1:
-            return alive.nonzero().flatten()
+            return found.flatten()
         alive = alive[alive.any(1)]
         return alive.nonzero()[:, 1].reshape(len(alive), -1)
 

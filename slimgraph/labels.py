@@ -22,18 +22,15 @@ NOT_STORED = ("created", "selected")  # roles of axes that are no dims of parame
 
 def varying(layer: Tensor) -> tuple[int, ...]:
     """Return the dims along which a layer carries channels."""
-    return tuple(
-        dim
-        for dim, (size, stride) in enumerate(zip(layer.shape, layer.stride(), strict=True))
-        if stride != 0 and size > 1
-    )
+    strides = layer.stride()
+    return tuple([dim for dim, size in enumerate(layer.shape) if size > 1 and strides[dim]])
 
 
 def compact(layer: Tensor) -> Tensor:
     """Narrow every dim that does not vary to size 1."""
-    keep = varying(layer)
-    index = tuple(slice(None) if dim in keep else slice(0, 1) for dim in range(layer.ndim))
-    return layer[index]
+    strides = layer.stride()
+    sizes = [n if s or not n else 1 for n, s in zip(layer.shape, strides, strict=True)]
+    return layer.as_strided(sizes, strides)
 
 
 def along(labels: Tensor, dim: int, shape: Shape) -> Tensor:
@@ -182,6 +179,8 @@ class Ledger:
 
     def couple(self, left: Tensor, right: Tensor, node: fx.Node) -> None:
         """Couple labels that meet; what meets a position that cannot leave is frozen."""
+        if left is right:
+            return
         left, right = torch.broadcast_tensors(compact(left), compact(right))
         differ = left != right
         left, right = left[differ], right[differ]

@@ -134,24 +134,20 @@ def keep_channels(graph: DependencyGraph, mask: Mapping[str, Any]) -> Tensor:
         EmptiedGroupError: A group would lose its last channel.
     """
     mask = as_mask(mask)
-    kept = torch.zeros(len(graph.frozen), dtype=torch.bool)
-    dropped = kept.clone()
-    for name, entry in mask.items():
-        channels = graph.components(name, len(entry))
-        if len(channels) != len(entry):
-            raise MaskLengthError(
-                f"the mask of `{name}` has {len(entry)} entries, "
-                f"but `{name}` has {len(channels)} channels"
-            )
-        kept[channels[entry]] = True
-        dropped[channels[~entry]] = True
-        clash = kept[channels] & dropped[channels]
-        if mask.on_conflict == "error" and bool(clash.any()):
-            raise _conflict(graph, mask, name, channels[clash])
+    named = {name: _channels(graph, name, entry) for name, entry in mask.items()}
+    flags = torch.zeros((2, len(graph.frozen)), dtype=torch.bool)
+    dropped, kept = flags
+    if named:
+        channels, entries = torch.cat([*named.values()]), torch.cat([*mask.values()])
+        flags[entries.long(), channels] = True
+        if mask.on_conflict == "error" and bool((kept & dropped).any()):
+            raise _conflict(mask, named, len(kept))
     keep = graph.settled(~dropped | kept if mask.on_conflict == "keep" else ~dropped)
     _check_frozen(graph, keep)
-    for group in graph.groups:
-        if not bool(keep[group.components].any()):
+    index = graph.group_index.clamp(min=0)
+    left = torch.bincount(index, keep & (graph.group_index >= 0), minlength=len(graph.groups))
+    for group, count in zip(graph.groups, left.tolist(), strict=True):
+        if not count:
             raise EmptiedGroupError(
                 f"the mask removes all {group.size} channels of group `{group.name}`",
                 hint="keep at least one channel",
@@ -159,21 +155,39 @@ def keep_channels(graph: DependencyGraph, mask: Mapping[str, Any]) -> Tensor:
     return keep
 
 
-def _conflict(graph: DependencyGraph, mask: Mask, name: str, channels: Tensor) -> MaskConflictError:
+def _channels(graph: DependencyGraph, name: str, entry: Tensor) -> Tensor:
+    """Return the channels that a mask entry speaks of."""
+    channels = graph.components(name, len(entry))
+    if len(channels) != len(entry):
+        raise MaskLengthError(
+            f"the mask of `{name}` has {len(entry)} entries, "
+            f"but `{name}` has {len(channels)} channels"
+        )
+    return channels
+
+
+def _conflict(mask: Mask, named: Mapping[str, Tensor], count: int) -> MaskConflictError:
+    """Name the first entry that disagrees with one before it, or with itself."""
+    flags = torch.zeros((2, count), dtype=torch.bool)
+    for name, channels in named.items():
+        flags[mask[name].long(), channels] = True
+        clash = channels[flags.all(0)[channels]]
+        if len(clash):
+            break
     others = [
-        other
-        for other in mask
-        if other != name and bool(torch.isin(channels, graph.components(other)).any())
+        other for other in mask if other != name and bool(torch.isin(clash, named[other]).any())
     ]
     also = f" and `{others[0]}`" if others else " and itself"
     return MaskConflictError(
-        f"the mask entries `{name}`{also} disagree about {len(channels)} channels that can only "
+        f"the mask entries `{name}`{also} disagree about {len(clash)} channels that can only "
         "leave together",
         hint='make them agree, or say `Mask(..., on_conflict="keep")` or "drop"',
     )
 
 
 def _check_frozen(graph: DependencyGraph, keep: Tensor) -> None:
+    if not bool((graph.frozen & ~keep).any()):
+        return
     for group in graph.groups:
         lost = group.frozen & ~keep[group.components]
         if bool(lost.any()):

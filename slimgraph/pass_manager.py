@@ -92,6 +92,10 @@ class Pass(ABC):
     def rewrite(self, graph_module: GraphModule) -> PassResult:
         """Return the rewritten module; the input is neither changed nor written into."""
 
+    def rewrite_own(self, graph_module: GraphModule) -> PassResult:
+        """Do the same with a module that nobody else holds: it may be the result itself."""
+        return self.rewrite(graph_module)
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -136,14 +140,16 @@ class Pipeline:
             UntruthfulPassError: A pass changed its input or misreported `modified`.
             PassFailedError: A pass raised an exception other than a slimgraph error.
         """
+        start = graph_module
         for index, step in enumerate(self.passes):
             before = graph_module
-            graph_module = self._step(self._where(index), step, before)
+            own = before is not start and self.observer is None and not self.debug
+            graph_module = self._step(self._where(index), step, before, own=own)
             if self.observer is not None:
                 self.observer(step.name, before, graph_module)
         return graph_module
 
-    def _step(self, where: str, step: Pass, before: GraphModule) -> GraphModule:
+    def _step(self, where: str, step: Pass, before: GraphModule, *, own: bool) -> GraphModule:
         for needed in step.requires:
             if violation := needed.violation(before):
                 raise PreconditionError(
@@ -151,14 +157,14 @@ class Pipeline:
                 )
         recorded = fingerprint(before) if self.debug else None
         try:
-            result = step.rewrite(before)
+            result = step.rewrite_own(before) if own else step.rewrite(before)
         except SlimgraphError:
             raise  # it is meant for the user
         except Exception as error:
             raise PassFailedError(
                 f"pass `{step.name}` failed with {type(error).__name__}: {error}", where
             ) from error
-        _check_identity(step, before, result, where)
+        _check_identity(step, None if own else before, result, where)
         _check_result(step, result.graph_module, where)
         if recorded is not None:
             _check_truth(step, before, recorded, result, where)
@@ -171,7 +177,7 @@ class Pipeline:
         return f"pass {index + 1} of {len(self.passes)}" + (earlier and f", after {earlier}")
 
 
-def _check_identity(step: Pass, before: GraphModule, result: PassResult, where: str) -> None:
+def _check_identity(step: Pass, before: GraphModule | None, result: PassResult, where: str) -> None:
     """Check that a changed module is another object than the input."""
     if not isinstance(result, PassResult):
         got = type(result).__name__

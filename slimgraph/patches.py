@@ -8,6 +8,8 @@ import builtins
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache, lru_cache
+from operator import is_
 from typing import Any
 from unittest.mock import patch
 
@@ -29,16 +31,12 @@ _STORES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 @contextmanager
 def traceable(model: nn.Module) -> Iterator[None]:
     """Let Python run on proxies: torch's own, and `len` in the files that define the model."""
-    with torch.device("cpu"):  # lists torch's factories once and for all, before fx wraps them
-        torch.empty(0)
+    _list_factories()
     fast = torch.backends.mha.get_fastpath_enabled()
-    original = checkpointing.checkpoint
     scripted = torch.jit.ScriptFunction.__call__
     with ExitStack() as stack:
-        for module in list(sys.modules.values()):
-            held = getattr(module, "__dict__", {})
-            if held.get("checkpoint") is original:
-                stack.enter_context(patch.dict(held, checkpoint=_call_at_once))
+        for scope in _checkpointing(len(sys.modules)):
+            stack.enter_context(patch.dict(scope, checkpoint=_call_at_once))
         stack.enter_context(patch.object(builtins, "isinstance", _is_instance))
         _patch_marked(stack)
         for scope in _scopes(model):
@@ -50,6 +48,21 @@ def traceable(model: nn.Module) -> Iterator[None]:
         setattr(torch.jit.ScriptFunction, "__call__", _inlined(scripted))  # noqa: B010
         stack.callback(setattr, torch.jit.ScriptFunction, "__call__", scripted)
         yield
+
+
+@cache
+def _list_factories() -> None:
+    """Let torch list its factories once and for all, before fx wraps them."""
+    with torch.device("cpu"):
+        torch.empty(0)
+
+
+@lru_cache(maxsize=1)
+def _checkpointing(_modules: int) -> list[dict[str, Any]]:
+    """Return the global names of every file that has imported `checkpoint`, given how many are."""
+    original = checkpointing.checkpoint
+    scopes = (getattr(module, "__dict__", {}) for module in list(sys.modules.values()))
+    return [scope for scope in scopes if scope.get("checkpoint") is original]
 
 
 def _is_instance(value: Any, kinds: Any, known: Callable[..., bool] = isinstance) -> bool:
@@ -148,7 +161,10 @@ def _stores(module: nn.Module) -> Iterator[Any]:
 
 
 def _put_back(held: Any, copy: Any) -> None:
-    same = len(held) == len(copy) and not isinstance(held, set)
-    if not same or any(held.get(key) is not value for key, value in copy.items()):
+    if isinstance(held, set):
+        same = held == copy
+    else:
+        same = list(held) == list(copy) and all(map(is_, held.values(), copy.values()))
+    if not same:
         held.clear()
         held.update(copy)

@@ -6,7 +6,6 @@ import operator
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import inplace_methods
 from torch.fx.immutable_collections import immutable_dict
 from torch.fx.proxy import Scope, ScopeContextManager
-from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -24,7 +22,14 @@ from slimgraph.attention import attend, can_attend
 from slimgraph.errors import SlimgraphError, TraceError
 from slimgraph.modes import Choice, Flag
 from slimgraph.proxied import ValueProxy
-from slimgraph.shapes import MetaRunner, attribute, device_of, to_meta
+from slimgraph.shapes import (
+    MetaRunner,
+    attribute,
+    device_of,
+    modules_of,
+    stored_tensors,
+    to_meta,
+)
 from slimgraph.sources import raised_at, source_of_frame
 from slimgraph.structures import holds_tensor, is_record
 from slimgraph.two_modes import TwoModes
@@ -75,14 +80,19 @@ class ValueTracer(fx.Tracer):
         self.device = device_of(model)
         self.run = MetaRunner(model, self.device)
         self.evaluating = False
+<<<<<<< HEAD
         self.modes = TwoModes(self)
         stored = chain(model.named_parameters(), model.named_buffers())
         self.names = {id(tensor): name for name, tensor in stored}
+=======
+        stored = stored_tensors(model)
+        self.names = {id(stored[name]): name for name in reversed(stored)}  # the first of each
+>>>>>>> speed
         self.written: dict[int, tuple[Tensor, fx.Proxy]] = {}
         self.read: dict[str, fx.Proxy] = {}
         self.opaque: dict[str, str] = {}
         self.bare: set[str] = set()
-        unknown = self.leaves - {name for name, _ in model.named_modules()}
+        unknown = self.leaves - modules_of(model).keys() if leaves else None
         if unknown:
             raise TraceError(f"`leaves` names `{min(unknown)}`, which is no submodule")
 
@@ -193,8 +203,13 @@ class ValueTracer(fx.Tracer):
             return self._with_hooks(m, path, forward, args, kwargs)
         attends = path not in self.leaves and can_attend(m)
         if leaf and not attends:
+<<<<<<< HEAD
             return super().call_module(m, forward, args, kwargs)
         before = self.mark()
+=======
+            return self.create_proxy("call_module", path, args, kwargs)
+        before = self._mark()
+>>>>>>> speed
         try:
             if attends:
                 return self._attend(m, path, args, kwargs)
@@ -322,12 +337,20 @@ def opens(module: nn.Module) -> bool:
         return not any(type(part).__name__ in _STATEFUL for part in module)
     if type(module).__module__ == "torch.nn.utils.parametrizations":
         return True  # what computes a weight; the stateful ones are leaves with their list
-    normed = any(isinstance(hook, WeightNorm) for hook in module._forward_pre_hooks.values())
-    return isinstance(module, _COMPOSED) or is_parametrized(module) or normed
+    hooks = module._forward_pre_hooks
+    normed = bool(hooks) and any(isinstance(hook, WeightNorm) for hook in hooks.values())
+    return isinstance(module, _COMPOSED) or _is_parametrized(module) or normed
+
+
+def _is_parametrized(module: nn.Module) -> bool:
+    """Answer as `torch.nn.utils.parametrize.is_parametrized`, but without a failing `hasattr`."""
+    return isinstance(vars(module)["_modules"].get("parametrizations"), nn.ModuleDict)
 
 
 def _has_user_hooks(module: nn.Module) -> bool:
     """Return whether a module has hooks other than those that compute its weights."""
+    if not module._forward_pre_hooks and not module._forward_hooks:
+        return False
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     return any(not isinstance(hook, BasePruningMethod | SpectralNorm) for hook in hooks)
 

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
 from slimgraph.errors import DuplicateRuleError
 from slimgraph.labels import Ledger, Read, Shape, Value, along, compact, varying
@@ -116,6 +115,8 @@ class Site:
         layer = value.layer(dim)
         if layer is None:
             return None
+        if varying(layer) == (dim,):
+            return compact(layer).reshape(-1)
         rows = compact(layer).movedim(dim, 0).reshape(value.shape[dim], -1)
         first: Tensor = rows[:, 0]
         if rows.shape[1] > 1:
@@ -365,4 +366,10 @@ def _computes_as(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 def values_in(*arguments: Any) -> list[Value]:
     """Collect the tensors among nested arguments."""
-    return [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Value)]
+    found: list[Value] = []
+    for each in arguments:
+        if isinstance(each, Value):
+            found.append(each)
+        elif isinstance(each, tuple | list | dict):
+            found += values_in(*(each.values() if isinstance(each, dict) else each))
+    return found

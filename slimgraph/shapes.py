@@ -1,8 +1,7 @@
 """Shapes without data: every node of a traced model knows the meta tensor it computes."""
 
-import operator
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy as copy_deeply
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map
 
 from slimgraph.errors import SlimgraphError, TraceError
+from slimgraph.known_shapes import made_by_function, made_by_module, projected
 from slimgraph.structures import map_tensors
 
 
@@ -108,6 +108,9 @@ class MetaRunner:
         """Return the value of a node whose inputs have theirs in `meta["val"]`."""
         args, kwargs = map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
         try:
+            known = self._known(node, args, kwargs)
+            if known is not None:
+                return known
             with torch.no_grad():
                 return self._evaluate(node, args, kwargs)
         except SlimgraphError:
@@ -126,9 +129,6 @@ class MetaRunner:
             return args[0]
         if node.target is getattr and args[1] == "device":
             return self.device
-        known = self._known(node, args, kwargs)
-        if known is not None:
-            return known
         if node.op == "call_module":
             return self._call(node, args, kwargs)
         function: Any = node.target
@@ -148,80 +148,12 @@ class MetaRunner:
 
     def _known(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """Return what common calls return, or `None`: only running the call tells."""
-        if node.op == "call_function" and node.target in _JOINS and kwargs.keys() <= {"dim"}:
-            return _joined(*args, **kwargs)
-        if node.op == "call_module":
-            module = self._modules[str(node.target)]
-            if isinstance(module, nn.LSTM) and module.proj_size:
-                return _projected(module, args[0])
-            same = not kwargs and _is_pointwise(self._modules[str(node.target)], args)
-        else:
-            same = not kwargs and node.target in _ARITHMETIC and _alike(args)
-        return args[0].detach() if same else None
-
-
-# On meta tensors torch runs these as Python decompositions, half a millisecond and more each;
-# most calls of most networks are among them.
-_SAME_SHAPE = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU, nn.GELU)
-_BATCH_NORM_RANKS: dict[type[nn.Module], tuple[int, ...]] = {
-    nn.BatchNorm1d: (2, 3),
-    nn.BatchNorm2d: (4,),
-    nn.BatchNorm3d: (5,),
-}
-_ARITHMETIC = frozenset(
-    {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, torch.add, torch.mul}
-)
-_JOINS = frozenset({torch.cat, torch.concat, torch.concatenate})
-
-
-def _projected(lstm: nn.LSTM, input: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Return what an LSTM with projections makes; torch's meta kernel does not know them."""
-    directions = 2 if lstm.bidirectional else 1
-    batch = input.shape[:1] if lstm.batch_first else input.shape[1:2]
-    rows = (lstm.num_layers * directions, *(batch if input.ndim > 2 else ()))
-    return (
-        input.new_empty((*input.shape[:-1], directions * lstm.proj_size)),
-        (input.new_empty((*rows, lstm.proj_size)), input.new_empty((*rows, lstm.hidden_size))),
-    )
-
-
-def _joined(tensors: Sequence[Any], dim: int = 0) -> Tensor | None:
-    """Return the concatenation of tensors that plainly fit."""
-    first = tensors[0]
-    if not isinstance(first, Tensor) or not -first.ndim <= dim < first.ndim:
-        return None
-    if len({(t.dtype, t.shape[:dim], t.shape[dim:][1:]) for t in tensors}) > 1:
-        return None
-    shape = list(first.shape)
-    shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
-    return first.new_empty(shape)
-
-
-def _is_pointwise(leaf: nn.Module, args: tuple[Any, ...]) -> bool:
-    """Return whether a leaf treats every position of its one argument alike, and fits it."""
-    if len(args) != 1 or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
-        return False
-    if leaf._forward_pre_hooks or leaf._forward_hooks:
-        return False
-    ranks = _BATCH_NORM_RANKS.get(type(leaf))
-    if ranks is None:
-        return type(leaf) in _SAME_SHAPE
-    held = [t for t in (*leaf._parameters.values(), *leaf._buffers.values()) if t is not None]
-    fitting = all(len(t) == args[0].shape[1] and t.dtype == args[0].dtype for t in held if t.ndim)
-    return args[0].ndim in ranks and fitting
-
-
-def _alike(args: tuple[Any, ...]) -> bool:
-    """Return whether a floating-point tensor meets others of its kind only, or plain numbers."""
-    first, *others = args
-    if not isinstance(first, Tensor) or not first.is_floating_point():
-        return False
-    return all(
-        (other.shape, other.stride(), other.dtype) == (first.shape, first.stride(), first.dtype)
-        if isinstance(other, Tensor)
-        else isinstance(other, int | float)
-        for other in others
-    )
+        if node.op != "call_module":
+            return made_by_function(node.target, args, kwargs)
+        module = self._modules[str(node.target)]
+        if isinstance(module, nn.LSTM) and module.proj_size:
+            return projected(module, args[0])
+        return made_by_module(module, args, kwargs)
 
 
 def _refuse_integers(node: fx.Node, leaf: nn.Module, args: Any) -> None:

@@ -24,20 +24,23 @@ def slice_tensor(tensor: Tensor, kept: Kept) -> Tensor:
     if all(entry is None for entry in given):
         return source.clone()
     rows, *others = given
-    crossed = [entry for entry in others if entry is not None]
+    crossed = [(dim, entry) for dim, entry in enumerate(others, 1) if entry is not None]
     at_once = max(1, _AT_ONCE // (source[:1].numel() * source.element_size() or 1))
-    if rows is None or len(rows) <= at_once or not crossed or crossed[0].ndim > 1:
+    if rows is None or len(rows) <= at_once or len(crossed) != 1 or crossed[0][1].ndim > 1:
         return _laid_out(_select(source, given), source)
     shape = [size if k is None else len(k) for size, k in zip(source.shape, given, strict=True)]
-    result = _laid_out(source.new_empty(shape), source)
+    result = source.new_empty(shape)
+    buffer = source.new_empty((at_once, *source.shape[1:]))
+    ((dim, columns),) = crossed
     for part, target in zip(rows.split(at_once), result.split(at_once), strict=True):
-        target.copy_(_select(source, [part, *others]))
-    return result
+        some = torch.index_select(source, 0, part, out=buffer[: len(part)])
+        torch.index_select(some, dim, columns, out=target)
+    return _laid_out(result, source)
 
 
 # Bytes of rows that are gathered before their columns are: they fit a processor's cache, and a
 # large matrix is sliced without memory beyond the result.
-_AT_ONCE = 1 << 18
+_AT_ONCE = 1 << 20
 
 
 def _select(tensor: Tensor, kept: Sequence[Tensor | None]) -> Tensor:

@@ -16,7 +16,8 @@ from slimgraph.display import Rows, Shown
 from slimgraph.effects import Effect, find_effects
 from slimgraph.errors import BudgetError
 from slimgraph.graph import DependencyGraph
-from slimgraph.importance import check_finite, score
+from slimgraph.importance import score
+from slimgraph.importance.magnitude import check_finite
 from slimgraph.keeping import Semantics, check_semantics, effects_of_mask
 from slimgraph.kept import KeptChannels
 from slimgraph.mask import Mask, keep_channels

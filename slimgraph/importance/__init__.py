@@ -6,9 +6,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from slimgraph.errors import BudgetError, SlimgraphError
+from slimgraph.errors import BudgetError
 from slimgraph.graph import DependencyGraph
 from slimgraph.importance import magnitude
+from slimgraph.importance.magnitude import check_finite
 
 Criterion = Literal["l1", "l2", "bn_scale", "oicsr", "random"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)
@@ -36,12 +37,12 @@ def score(
         BudgetError: Unknown criterion or normalisation.
         SlimgraphError: A parameter holds NaN or infinite numbers.
     """
-    functions: dict[str, Callable[[DependencyGraph], Tensor]] = {
-        "l1": lambda g: magnitude.norm(g, 1),
-        "l2": lambda g: magnitude.norm(g, 2),
-        "bn_scale": magnitude.batch_norm_scale,
-        "oicsr": magnitude.out_in_energy,
-        "random": lambda g: magnitude.uniform(g, seed),
+    functions: dict[str, tuple[Callable[[DependencyGraph], Tensor], tuple[str, ...]]] = {
+        "l1": (lambda g: magnitude.norm(g, 1), magnitude.MAKES),
+        "l2": (lambda g: magnitude.norm(g, 2), magnitude.MAKES),
+        "bn_scale": (magnitude.batch_norm_scale, ("scale",)),
+        "oicsr": (magnitude.out_in_energy, (*magnitude.MAKES, "in")),
+        "random": (lambda g: magnitude.uniform(g, seed), ()),
     }
     if criterion not in functions:
         raise BudgetError(
@@ -49,44 +50,14 @@ def score(
         )
     if normalize not in ("mean", "none"):
         raise BudgetError(f"unknown normalisation `{normalize}`", hint="use `mean` or `none`")
-    check_finite(graph)
-    scores = functions[criterion](graph)
+    function, scored = functions[criterion]
+    scores = function(graph)
+    check_finite(graph, scored)
     if normalize == "none":
         return scores
-    for group in graph.groups:
-        own = scores[group.components]
-        mean = own[own.isfinite()].mean()
-        if mean > 0:
-            scores[group.components] = own / mean
-    return scores
-
-
-def check_finite(graph: DependencyGraph) -> None:
-    """Refuse weights that no score can rank.
-
-    Buffers may well be infinite: masks of attention and bounds of clamps are. Statistics may not.
-
-    Raises:
-        SlimgraphError: A parameter or a statistic holds NaN or infinite numbers.
-    """
-    model = graph.traced
-    axes = graph.ledger.axes
-    counted = (
-        (name, buffer)
-        for name, buffer in model.named_buffers()
-        if (name, 0) in axes and axes[name, 0].role == "statistic"
-    )
-    for name, tensor in (*model.named_parameters(), *counted):
-        if tensor.is_floating_point() and not _is_finite(tensor):
-            raise SlimgraphError(
-                f"`{name}` holds NaN or infinite numbers",
-                hint="load another checkpoint; training probably diverged",
-            )
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Look at the extremes alone: `isfinite` of every number would double the memory."""
-    if tensor.numel() == 0:
-        return True
-    low, high = torch.aminmax(tensor)  # NaN if there is any
-    return bool(low.isfinite() & high.isfinite())
+    index = graph.group_index
+    known = scores.isfinite() & (index >= 0)
+    total = torch.bincount(index[known], scores[known], minlength=len(graph.groups))
+    mean = total / torch.bincount(index[known], minlength=len(graph.groups)).clamp(min=1)
+    divisor = torch.where(mean > 0, mean, 1)[index.clamp(min=0)]
+    return torch.where(index >= 0, scores / divisor, scores)

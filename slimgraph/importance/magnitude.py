@@ -1,15 +1,17 @@
 """Scores from the weights alone."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Container, Iterable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from slimgraph.errors import SlimgraphError
 from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Axis
-from slimgraph.shapes import attribute
 
-_MAKES = ("out", "bare")
+MAKES = ("out", "bare")
 
 
 def _accumulate(graph: DependencyGraph, roles: Iterable[str], order: int) -> tuple[Tensor, Tensor]:
@@ -17,6 +19,9 @@ def _accumulate(graph: DependencyGraph, roles: Iterable[str], order: int) -> tup
 
     Returns:
         Two float64 vectors of shape (channels,).
+
+    Raises:
+        SlimgraphError: A weight holds NaN or infinite numbers, which its norms show.
     """
     total = torch.zeros(len(graph.frozen), dtype=torch.float64)
     count = torch.zeros_like(total)
@@ -26,12 +31,14 @@ def _accumulate(graph: DependencyGraph, roles: Iterable[str], order: int) -> tup
             channels = graph.component[axis.labels.flatten()]
             total.index_add_(0, channels, norms**order)
             count.index_add_(0, channels, torch.ones_like(norms))
+    if not bool(total.isfinite().all()):
+        check_finite(graph)
     return total, count
 
 
 def _norms(graph: DependencyGraph, axis: Axis, order: int) -> Tensor:
     """Return the norm of the weights at each position of an axis."""
-    tensor = attribute(graph.traced, axis.parameter).detach()
+    tensor = graph.stored[axis.parameter].detach()
     if not tensor.is_floating_point():  # positions to pick say nothing of what they pick
         return torch.zeros(axis.labels.numel())
     kept = {axis.dim}
@@ -45,6 +52,53 @@ def _norms(graph: DependencyGraph, axis: Axis, order: int) -> Tensor:
         return flat
     norms: Tensor = torch.linalg.vector_norm(tensor, order, dim=others, dtype=dtype)
     return norms.flatten()
+
+
+def check_finite(graph: DependencyGraph, scored: Container[str] = ()) -> None:
+    """Refuse weights that no score can rank.
+
+    Buffers may well be infinite: masks of attention and bounds of clamps are. Statistics may not.
+
+    Args:
+        graph: Of the model.
+        scored: Roles of axes whose finite norms have shown that their weights are finite.
+
+    Raises:
+        SlimgraphError: A parameter or a statistic holds NaN or infinite numbers.
+    """
+    roles: dict[str, set[str]] = defaultdict(set)
+    for axis in graph.ledger.axes.values():
+        roles[axis.parameter].add(axis.role)
+    asked = {
+        name: tensor
+        for name, tensor in graph.stored.items()
+        if tensor.is_floating_point()
+        and (isinstance(tensor, nn.Parameter) or "statistic" in roles[name])
+        and not any(role in scored for role in roles[name])
+    }
+    small = {name: tensor for name, tensor in asked.items() if tensor.ndim < 2 and tensor.numel()}
+    if _are_finite(small.values()):  # hundreds of them, so they are looked at together
+        asked = {name: tensor for name, tensor in asked.items() if name not in small}
+    for name, tensor in asked.items():
+        if not _are_finite([tensor]):
+            raise SlimgraphError(
+                f"`{name}` holds NaN or infinite numbers",
+                hint="load another checkpoint; training probably diverged",
+            )
+
+
+def _are_finite(tensors: Iterable[Tensor]) -> bool:
+    """Look at the extremes alone: `isfinite` of every number would double the memory."""
+    kinds: dict[Any, list[Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        if tensor.numel():
+            kinds[tensor.dtype, tensor.device].append(tensor.detach())
+    for alike in kinds.values():
+        whole = alike[0] if len(alike) == 1 else torch.cat([tensor.flatten() for tensor in alike])
+        low, high = torch.aminmax(whole)  # NaN if there is any
+        if not bool(low.isfinite() & high.isfinite()):
+            return False
+    return True
 
 
 def norm(graph: DependencyGraph, order: int) -> Tensor:
@@ -62,7 +116,7 @@ def norm(graph: DependencyGraph, order: int) -> Tensor:
     Source: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, section 3.1 (order 1);
     summed over tied modules as in Fang et al., DepGraph, CVPR 2023, section 3.3.
     """
-    total, count = _accumulate(graph, _MAKES, order)
+    total, count = _accumulate(graph, MAKES, order)
     chosen = graph.selected.selected
     chosen = chosen[count[chosen] == 0]
     if len(chosen):
@@ -93,7 +147,7 @@ def out_in_energy(graph: DependencyGraph) -> Tensor:
     Source: Li et al., OICSR: Out-In-Channel Sparsity Regularization, CVPR 2019, section 3
     (best reading: the paper's normalisation is not public).
     """
-    total, count = _accumulate(graph, (*_MAKES, "in"), 2)
+    total, count = _accumulate(graph, (*MAKES, "in"), 2)
     return _where(count > 0, total)
 
 

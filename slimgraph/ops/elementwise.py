@@ -20,7 +20,10 @@ class Operand(NamedTuple):
 def elementwise(site: Site, *args: Any, **kwargs: Any) -> Value:
     """Couple the operands position by position."""
     rank = len(site.shape)
-    operands = [Operand(v, tuple(range(rank - v.ndim, rank))) for v in values_in(args, kwargs)]
+    values = values_in(args, kwargs)
+    if len(values) == 1 and values[0].parameter is None and values[0].shape == site.shape:
+        return site.value(*values[0].layers)
+    operands = [Operand(v, tuple(range(rank - v.ndim, rank))) for v in values]
     return site.value(*meet(site, site.shape, operands))
 
 
@@ -56,6 +59,8 @@ def meet(
 
 def _align(layer: Tensor, places: Sequence[int], shape: Shape) -> Tensor:
     """Lay the dims of a layer where they belong in a larger space."""
+    if layer.shape == shape and tuple(places) == tuple(range(len(shape))):
+        return layer
     small = compact(layer)
     order = sorted(range(layer.ndim), key=lambda dim: places[dim])
     sizes = [1] * len(shape)

@@ -63,7 +63,7 @@ class _Sizes(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Tensor:
         result: Tensor = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.index_select.default:
+        if func in (torch.ops.aten.index_select.default, torch.ops.aten.index_select.out):
             self.selected = max(self.selected, result.nbytes)
         return result
 

@@ -1,0 +1,216 @@
+"""What common calls make, by rule: on meta tensors torch runs many of them as slow Python.
+
+A rule answers only where all is plain (a contiguous floating-point tensor of the right rank and
+dtype, no hooks, sizes that fit); it says `None` to everything else, and then the call is run.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def made_by_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what a module makes of data-less arguments, or `None`: only running it tells."""
+    rule = _MODULES.get(type(module))
+    if rule is None or len(args) != 1 or kwargs or not _is_plain(args[0]):
+        return None
+    if module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module):
+        return None
+    if any(t.dtype != args[0].dtype for t in module._parameters.values() if t is not None):
+        return None
+    return rule(module, args[0])
+
+
+def made_by_function(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what a function or method makes of data-less arguments, or `None`."""
+    if target in _JOINS:
+        return _joined(*args, **kwargs) if kwargs.keys() <= {"dim"} else None
+    if not args or not _is_plain(args[0]):
+        return None
+    if target in _ARITHMETIC:
+        return args[0].detach() if not kwargs and _alike(args) else None
+    if target in _MEANS:
+        return _mean(*args, **kwargs) if kwargs.keys() <= {"dim", "keepdim"} else None
+    plain = all(isinstance(value, bool | int | float) for value in (*args[1:], *kwargs.values()))
+    if target in _POINTWISE:
+        return args[0].detach() if plain and args[0].is_contiguous() else None
+    if target is F.adaptive_avg_pool2d and len(args) == 2 and not kwargs:
+        return _adaptive(args[0], args[1])
+    return None
+
+
+_ARITHMETIC = frozenset(
+    {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, torch.add, torch.mul}
+)
+_JOINS = frozenset({torch.cat, torch.concat, torch.concatenate})
+_MEANS = frozenset({"mean", torch.mean})
+_POINTWISE = frozenset(
+    {F.relu, torch.relu, F.relu6, F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.sigmoid,
+     torch.sigmoid, torch.tanh, F.dropout, "sigmoid", "relu", "contiguous"}
+)  # fmt: skip
+
+
+def projected(lstm: nn.LSTM, input: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Return what an LSTM with projections makes; torch's meta kernel does not know them."""
+    directions = 2 if lstm.bidirectional else 1
+    batch = input.shape[:1] if lstm.batch_first else input.shape[1:2]
+    rows = (lstm.num_layers * directions, *(batch if input.ndim > 2 else ()))
+    return (
+        _empty(input, (*input.shape[:-1], directions * lstm.proj_size)),
+        (_empty(input, (*rows, lstm.proj_size)), _empty(input, (*rows, lstm.hidden_size))),
+    )
+
+
+_EMPTY = torch.empty  # while a model is traced, `torch.empty` records calls
+
+
+def _empty(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """Make a data-less tensor; `Tensor.new_empty` is Python there."""
+    return _EMPTY(shape, dtype=like.dtype, device="meta")
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) is Tensor and value.is_floating_point()
+
+
+def _joined(tensors: Sequence[Any], dim: int = 0) -> Tensor | None:
+    """Return the concatenation of tensors that plainly fit."""
+    first = tensors[0]
+    if not isinstance(first, Tensor) or not -first.ndim <= dim < first.ndim:
+        return None
+    if len({(t.dtype, t.shape[:dim], t.shape[dim:][1:]) for t in tensors}) > 1:
+        return None
+    shape = list(first.shape)
+    shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
+    return _empty(first, shape)
+
+
+def _alike(args: tuple[Any, ...]) -> bool:
+    """Return whether a tensor meets others of its kind only, or plain numbers."""
+    first, *others = args
+    return all(
+        (other.shape, other.stride(), other.dtype) == (first.shape, first.stride(), first.dtype)
+        if isinstance(other, Tensor)
+        else isinstance(other, int | float)
+        for other in others
+    )
+
+
+def _mean(input: Tensor, dim: Any = None, keepdim: Any = None) -> Tensor | None:
+    dims = [dim] if isinstance(dim, int) else dim
+    if not isinstance(dims, list | tuple) or not all(type(d) is int for d in dims):
+        return None
+    gone = {d % max(input.ndim, 1) for d in dims}
+    if not dims or len(gone) < len(dims) or not all(-input.ndim <= d < input.ndim for d in dims):
+        return None
+    if not input.is_contiguous():
+        return None
+    if keepdim:
+        return _empty(input, [1 if d in gone else n for d, n in enumerate(input.shape)])
+    return _empty(input, [n for d, n in enumerate(input.shape) if d not in gone])
+
+
+def _same(_: nn.Module, input: Tensor) -> Tensor:
+    return input.detach()
+
+
+def _batch_norm(ndim: int) -> Callable[[nn.Module, Tensor], Tensor | None]:
+    def rule(module: nn.Module, input: Tensor) -> Tensor | None:
+        held = (*module._parameters.values(), *module._buffers.values())
+        tensors = [t for t in held if t is not None and t.ndim]
+        fits = all(len(t) == input.shape[1] and t.dtype == input.dtype for t in tensors)
+        return input.detach() if input.ndim == ndim and fits else None
+
+    return rule
+
+
+def _layer_norm(module: Any, input: Tensor) -> Tensor | None:
+    sizes = module.normalized_shape
+    held = [t.shape for t in module._parameters.values() if t is not None]
+    if not input.is_contiguous() or any(tuple(shape) != sizes for shape in held):
+        return None
+    return input.detach() if tuple(input.shape[-len(sizes) :]) == sizes else None
+
+
+def _linear(module: Any, input: Tensor) -> Tensor | None:
+    weight = module._parameters["weight"]
+    if not input.is_contiguous() or weight is None or input.shape[-1:] != weight.shape[1:]:
+        return None
+    bias = module._parameters["bias"]
+    if bias is not None and bias.shape != weight.shape[:1]:
+        return None
+    return _empty(input, (*input.shape[:-1], len(weight)))
+
+
+def _convolution(module: Any, input: Tensor) -> Tensor | None:
+    weight, bias = module._parameters["weight"], module._parameters["bias"]
+    if weight is None or not _fits(weight, bias, module.groups, input):
+        return None
+    if module.padding_mode != "zeros" or isinstance(module.padding, str):
+        return None
+    settings = (weight.shape[2:], module.stride, module.padding, module.dilation)
+    return _slid(input, len(weight), *settings)
+
+
+def _fits(weight: Tensor, bias: Tensor | None, groups: int, input: Tensor) -> bool:
+    """Return whether a convolution takes what it gets, and nothing is laid out strangely."""
+    if not (input.ndim == weight.ndim and input.is_contiguous() and weight.is_contiguous()):
+        return False
+    if input.shape[1] != weight.shape[1] * groups or len(weight) % groups:
+        return False
+    return bias is None or bias.shape == weight.shape[:1]
+
+
+def _slid(
+    input: Tensor,
+    channels: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor | None:
+    """Return what a window makes that slides over all dims behind the channels."""
+    windows = zip(input.shape[2:], kernel, stride, padding, dilation, strict=True)
+    sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in windows]
+    return _empty(input, (len(input), channels, *sizes)) if min(sizes) > 0 else None
+
+
+def _pool(module: Any, input: Tensor) -> Tensor | None:
+    dilation = getattr(module, "dilation", 1)
+    given = (module.kernel_size, module.stride, module.padding, dilation)
+    kernel, stride, padding, dilation = ((x, x) if isinstance(x, int) else x for x in given)
+    if input.ndim != 4 or module.ceil_mode or getattr(module, "return_indices", False):
+        return None
+    if not input.is_contiguous() or any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+        return None
+    return _slid(input, input.shape[1], kernel, stride, padding, dilation)
+
+
+def _adaptive(input: Tensor, size: Any) -> Tensor | None:
+    sizes = (size, size) if isinstance(size, int) else size
+    if not isinstance(sizes, list | tuple) or len(sizes) != 2 or input.ndim != 4:
+        return None
+    if not input.is_contiguous() or not all(n is None or type(n) is int for n in sizes):
+        return None
+    new = (n if size is None else size for n, size in zip(input.shape[2:], sizes, strict=True))
+    return _empty(input, (*input.shape[:2], *new))
+
+
+_MODULES: dict[type[nn.Module], Callable[[Any, Tensor], Tensor | None]] = {
+    **dict.fromkeys(
+        (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU, nn.GELU, nn.Tanh,
+         nn.Dropout, nn.Dropout2d, nn.Identity),
+        _same,
+    ),
+    nn.BatchNorm2d: _batch_norm(4),
+    nn.BatchNorm3d: _batch_norm(5),
+    nn.LayerNorm: _layer_norm,
+    nn.Linear: _linear,
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
+    **dict.fromkeys((nn.MaxPool2d, nn.AvgPool2d), _pool),
+    nn.AdaptiveAvgPool2d: lambda module, input: _adaptive(input, module.output_size),
+}  # fmt: skip
