@@ -84,6 +84,23 @@ class TiedDecoder(Net):
         return self.head(F.conv_transpose2d(x, self.mid.weight, padding=1))
 
 
+class OverChannels(Net):
+    """ECA: a convolution over the channels, which keep their old neighbours."""
+
+    def parts(self) -> dict[str, Any]:
+        return {
+            "stem": conv(3, 8), "over": nn.Conv1d(1, 1, 3, padding=1, bias=False),
+            "wide": nn.Conv1d(1, 1, 5, padding=2, padding_mode="circular"), "head": conv(8, 2),
+        }  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        y = self.over(x.mean((2, 3), keepdim=True).squeeze(-1).transpose(-1, -2))
+        x = x * y.transpose(-1, -2).unsqueeze(-1).sigmoid()
+        y = self.wide(F.adaptive_avg_pool2d(x, 1).view(x.shape[0], 1, -1))
+        return self.head(x * torch.sigmoid(y).view(x.shape[0], -1, 1, 1).expand_as(x))
+
+
 EXAMPLES = {
     "transposed by attributes": Example(
         Attributes, {"stem": 8, "mix": 6}, tokens, size=7, other=9, rest=True
@@ -108,5 +125,6 @@ EXAMPLES = {
     ),
     "blocks summed up": Example(BlocksSummedUp, {"stem": 4, "einsum[heads]": 4}),
     "dot products": Example(DotProducts, {"stem": 8, "matrix": 3}, reads={"matrix": (0,)}),
+    "convolution over channels": Example(OverChannels, {"stem": 8}, rest=True),
     "tied decoder": Example(TiedDecoder, {"stem": 8, "mid": 6}, rest=True, keeps_zero=False),
 }
