@@ -34,16 +34,18 @@ class ResizeLiterals(Pass):
     Attributes:
         kept: Which channels are left.
         table: The rules that know how to resize a call.
+        repack: Let ops that mix neighbouring channels run on what is left, which is not exact.
     """
 
     kept: KeptChannels
     table: RuleTable
+    repack: bool = False
     name: ClassVar[str] = "resize-literals"
     keeps_outputs: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule) -> PassResult:
         """Rebuild the graph node by node."""
-        rebuild = _Rebuild(self.kept, self.table, graph_module)
+        rebuild = _Rebuild(self.kept, self.table, graph_module, repack=self.repack)
         twins = {node.name: node for node in self.kept.graph.traced.graph.nodes}
         for node in graph_module.graph.nodes:
             rebuild.emit(node, twins[node.name])
@@ -64,7 +66,10 @@ _PICKS = ("index_select", "getitem")  # a later one may have looked through them
 class _Rebuild:
     """The new graph while it grows; `known` maps old nodes to new ones or to plain sizes."""
 
-    def __init__(self, kept: KeptChannels, table: RuleTable, root: fx.GraphModule) -> None:
+    def __init__(
+        self, kept: KeptChannels, table: RuleTable, root: fx.GraphModule, *, repack: bool
+    ) -> None:
+        self.repack = repack
         self.kept = kept
         self.table = table
         self.root = root
@@ -89,6 +94,7 @@ class _Rebuild:
         call = Call(
             self._name(node), twin, list(args), dict(kwargs), self.kept, self.new,
             node.target, self._weight(node), constants=self.constants,
+            repack=self.repack,
         )  # fmt: skip
         self._resize(node, call)
         if call.instead is not None:

@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 from slimgraph.analysis import analyze
 from slimgraph.compress import compress, masked
-from slimgraph.errors import SlimgraphError, UnknownOpWarning
+from slimgraph.errors import InexactWarning, SlimgraphError, UnknownOpWarning
 from slimgraph.graph import DependencyGraph
 from slimgraph.groups import Group
 from slimgraph.importance import score
@@ -23,6 +23,7 @@ __all__ = [
     "DependencyGraph",
     "ExportReport",
     "Group",
+    "InexactWarning",
     "Mask",
     "Plan",
     "Rule",

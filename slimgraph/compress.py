@@ -44,6 +44,7 @@ def compress(
     example_inputs: ExampleInputs | None = None,
     observer: Observer | None = None,
     optimizer: Optimizer | None = None,
+    repack: bool = False,
 ) -> fx.GraphModule:
     """Make the smaller model that computes what the masked one computes.
 
@@ -59,6 +60,9 @@ def compress(
         observer: Called after each pass with its name and the graph before and after.
         optimizer: Of the model before: it moves to the smaller one with its state sliced, so
             that training goes on where it was. It is the one argument that changes.
+        repack: Let ops that mix neighbouring channels (ECA's convolution over channels,
+            LocalResponseNorm) run on those that are left, next to each other, instead of in their
+            old places with zeros between them. Faster, not exact, and warned about.
 
     Returns:
         A new GraphModule that shares no tensor with `traced`, with its `.plan`. Names, state-dict
@@ -73,7 +77,8 @@ def compress(
     check_semantics(constants)
     graph = _analyzed(traced, example_inputs)
     kept = KeptChannels(graph, keep_channels(graph, mask))
-    return shrink(graph, kept, observer, effects_of_mask(kept, constants), optimizer)
+    effects = effects_of_mask(kept, constants)
+    return shrink(graph, kept, observer, effects, optimizer, repack=repack)
 
 
 def _analyzed(
@@ -90,11 +95,13 @@ def shrink(
     observer: Observer | None = None,
     effects: tuple[Effect, ...] = (),
     optimizer: Optimizer | None = None,
+    *,
+    repack: bool = False,
 ) -> fx.GraphModule:
     """Run the passes for a decision that is already checked."""
     plan = make_plan(graph, kept)
     fold = FoldConstants(effects)
-    steps = (ResizeLiterals(kept, graph.rules), SliceParameters(plan), fold)
+    steps = (ResizeLiterals(kept, graph.rules, repack), SliceParameters(plan), fold)
     pipeline = Pipeline(steps if effects else steps[:2], observer=observer)
     slim = pipeline.run(graph.traced)
     inputs = [node for node in graph.traced.graph.nodes if node.op == "placeholder"]

@@ -31,6 +31,10 @@ class UnknownOpWarning(UserWarning):
     """An op has no rule, so the channels it touches stay."""
 
 
+class InexactWarning(UserWarning):
+    """Something was asked for that does not compute the same."""
+
+
 class TraceError(SlimgraphError):
     """The model cannot be traced: its forward fails or branches on data."""
 

@@ -229,6 +229,7 @@ class Call:
         weight: Name of the called module's weight.
         instead: The node that users read from now on, if the call is not needed any more.
         constants: Tensors that the new graph holds besides, by name.
+        repack: Whether ops that mix neighbouring channels may get other neighbours.
     """
 
     name: str
@@ -241,6 +242,7 @@ class Call:
     weight: str | None = None
     instead: fx.Node | None = None
     constants: dict[str, Tensor] = field(default_factory=dict)
+    repack: bool = False
 
     def constant(self, tensor: Tensor) -> fx.Node:
         """Let the new graph hold a tensor that only this call reads."""
@@ -279,6 +281,15 @@ class Call:
             self.args[position] = value
         else:
             self.kwargs[name] = value
+
+    def weight_shape(self) -> Shape:
+        """Return the shape that the weight of a convolution had before."""
+        if self.node.op == "call_module":
+            module: Any = self.node.graph.owning_module
+            return tuple(module.get_submodule(str(self.node.target)).weight.shape)
+        given = self.node.args[1] if len(self.node.args) > 1 else self.node.kwargs["weight"]
+        assert isinstance(given, fx.Node), "a convolution has a weight"
+        return tuple(given.meta["val"].shape)
 
     def groups_left(self) -> int | None:
         """Return the groups left in the weight of a convolution; `None` if all are."""

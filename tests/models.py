@@ -5,6 +5,7 @@ from tests.nets import (
     branches,
     calls,
     convolutions,
+    found,
     lookups,
     norms,
     real,
@@ -31,6 +32,7 @@ FAMILIES = (
     lookups,
     sampling,
     selections,
+    found,
 )
 EXAMPLES: dict[str, Example] = {
     name: example for family in FAMILIES for name, example in family.EXAMPLES.items()

@@ -1,30 +1,39 @@
 """Convolutions: 1-D to 3-D, transposed, grouped, depth-wise.
 
 The weight's dim 0 spans all groups, dim 1 the channels of one group. Output channels lie on
-dim 0, those of a transposed convolution on dim 1.
+dim 0, those of a transposed convolution on dim 1. Along a spatial dim that carries channels (ECA
+convolves over them) each keeps its old neighbours, see `slimgraph.ops.resizing.spread`.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from slimgraph.labels import Value, along, compact, varying
+from slimgraph.ops import resizing
 from slimgraph.rules import Call, ModuleForm, Rule, Site
 
 
-def _flow(
-    site: Site, value: Value, weight: Value, bias: Value | None, groups: int, out: int
-) -> Value:
+class _Options(NamedTuple):
+    """How a convolution slides, and which dim of its weight makes channels."""
+
+    groups: int
+    stride: Any
+    out: int
+
+
+def _flow(site: Site, value: Value, weight: Value, bias: Value | None, options: _Options) -> Value:
+    groups, _, out = options
     value = site.carried(value)
     channel = value.ndim - weight.ndim + 1  # 1, or 0 without a batch dim
     ins = site.vector(value, channel)
     if ins is None:
         ins = torch.zeros(value.shape[channel], dtype=torch.long)
-    spatial = range(channel + 1, value.ndim)
     ended = tuple(x for x in value.layers if channel in varying(x))
-    others = Value(value.shape, tuple(x for x in value.layers if channel not in varying(x)))
-    passed = site.without(others, spatial, "a convolution mixes neighbours along this dim")
+    others = tuple(x for x in value.layers if channel not in varying(x))
+    around = Value(value.shape, others, node=value.node)
+    passed = _along_space(site, around, weight, options.stride)
     site.read(Value(value.shape, ended, node=value.node), weight, 1 - out)
     site.without(weight, range(2, weight.ndim), "is a kernel position")
     if groups == 1:
@@ -33,8 +42,30 @@ def _flow(
     else:
         outs = _grouped(site, weight, ins, groups, out)
     site.bind(bias, 0, outs, "shift")
-    layers = [compact(layer).expand(site.shape) for layer in passed]  # along the batch dim only
+    layers = [compact(layer).expand(site.shape) for layer in passed]
     return site.value(*layers, *([along(outs, channel, site.shape)] if len(outs) > 1 else []))
+
+
+def _along_space(site: Site, value: Value, weight: Value, stride: Any) -> tuple[Tensor, ...]:
+    """Let channels along one spatial dim pass if the result has the same positions there."""
+    first = value.ndim - weight.ndim + 2
+    plain = all(step == 1 for step in (stride if isinstance(stride, tuple | list) else (stride,)))
+    fixed = [
+        dim for dim in range(first, value.ndim) if not plain or value.shape[dim] != site.shape[dim]
+    ]
+    passed = site.without(value, fixed, "a convolution mixes neighbours along this dim")
+    layers, reads = [], False
+    for layer in passed:
+        dims = [dim for dim in varying(layer) if dim >= first]
+        mixed = any(weight.shape[dim - value.ndim] > 1 for dim in dims)
+        if (dims and len(varying(layer)) > 1) or (mixed and reads):
+            site.ledger.freeze(layer, site.node, "is convolved over along several dims")
+            continue
+        if mixed:
+            reads = True
+            site.read(Value(value.shape, (layer,), node=value.node))
+        layers.append(layer)
+    return tuple(layers)
 
 
 def _grouped(site: Site, weight: Value, ins: Tensor, groups: int, out: int) -> Tensor:
@@ -77,7 +108,7 @@ def convolution(
     groups: int = 1,
 ) -> Value:
     """Contract the channels of the input; the weight's dim 0 starts new ones."""
-    return _flow(site, input, weight, bias, groups, 0)
+    return _flow(site, input, weight, bias, _Options(groups, stride, 0))
 
 
 def transposed(
@@ -92,19 +123,23 @@ def transposed(
     dilation: Any = 1,
 ) -> Value:
     """Contract the channels of the input; the weight's dim 1 starts new ones."""
-    return _flow(site, input, weight, bias, groups, 1)
+    return _flow(site, input, weight, bias, _Options(groups, stride, 1))
 
 
 def core(site: Site, input: Value, weight: Value, bias: Value | None, *rest: Any) -> Value:
     """Do either: the one convolution of decomposed `torch.export` programs."""
-    _, _, _, is_transposed, _, groups = rest
-    return _flow(site, input, weight, bias, groups, int(is_transposed))
+    stride, _, _, is_transposed, _, groups = rest
+    return _flow(site, input, weight, bias, _Options(groups, stride, int(is_transposed)))
 
 
 def _resize(call: Call) -> None:
     left = call.groups_left()
     if left is not None:
         call.set(8 if call.name == "convolution" else 6, "groups", left)
+    kernel = call.weight_shape()
+    for dim in range(2 - len(kernel), 0):
+        if kernel[dim] > 1:
+            resizing.spread(call, dim)
 
 
 def _sizes(conv: Any) -> None:
@@ -113,7 +148,7 @@ def _sizes(conv: Any) -> None:
 
 
 def _form(*types: type[nn.Module]) -> tuple[ModuleForm, ...]:
-    return (ModuleForm(types, ("weight", "bias"), ("groups",), _sizes),)
+    return (ModuleForm(types, ("weight", "bias"), ("groups", "stride"), _sizes),)
 
 
 _PLAIN = ("conv1d", "conv2d", "conv3d")

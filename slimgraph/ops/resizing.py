@@ -1,6 +1,7 @@
 """Literal sizes in the arguments of data-movement ops, recomputed from what is kept."""
 
 import operator
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.nn import functional as F
 
-from slimgraph.errors import EmptiedGroupError
+from slimgraph.errors import EmptiedGroupError, InexactWarning
 from slimgraph.rules import Call, compute
 from slimgraph.shapes import attribute, place
 
@@ -286,6 +287,10 @@ def spread(call: Call, dim: int, fill: float = 0) -> None:
     dim %= ndim
     kept = call.kept.positions(call.input, dim)
     if kept is None:
+        return
+    if call.repack:
+        message = f"{place(call.node)} mixes neighbouring channels, which are others once some left"
+        warnings.warn(f"{message}: the result is not exact", InexactWarning, stacklevel=2)
         return
     places = [len(kept)] * _old(call.input)[dim]  # that of the padding, which is added last
     for i, position in enumerate(kept.tolist()):

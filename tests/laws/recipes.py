@@ -224,9 +224,8 @@ def _selecting_everywhere(traced: fx.GraphModule) -> fx.GraphModule:
 
 def dead_channels_leave_without_a_trace(case: RandomCase) -> None:
     model = silenced(grown(case.recipe, case.seed), case.seed)
-    for constants in ("zero", "keep"):
-        found = sg.slim(model, case.inputs(2, SIDE), constants=constants)
-        case.assert_same(model, found.model)
+    found = sg.slim(model, case.inputs(2, SIDE), constants="keep" if case.seed % 4 else "zero")
+    case.assert_same(model, found.model)
 
 
 def spelling_does_not_matter(case: RandomCase) -> None:

@@ -16,6 +16,7 @@ from tests.laws.recipes import silenced
 from tests.laws.strategies import case, legal_masks
 from tests.models import EXAMPLES, build
 from tests.nets import attention, lookups, real, recurrent, sampling
+from tests.nets import found as found_nets
 
 pytestmark = pytest.mark.filterwarnings("ignore::slimgraph.UnknownOpWarning")
 SHRINKING = [name for name, example in EXAMPLES.items() if example.groups]
@@ -32,7 +33,7 @@ VARYING = {
     "picked", "outer product", "each channel twice on its own", "weight standardisation",
     "weight standardisation by hand",
     *recurrent.EXAMPLES, *attention.EXAMPLES, *lookups.EXAMPLES, *real.EXAMPLES,
-    *sampling.EXAMPLES,
+    *sampling.EXAMPLES, *found_nets.EXAMPLES,
 }  # fmt: skip
 NOT_FINITE = {"standardized weight"}  # once a filter is zero, before anything has left
 NOT_SAVED = {"unknown op", "weight norm", "dense block that selects"}

@@ -15,7 +15,7 @@ steps = st.builds(
     st.sampled_from(NAMES),
     st.lists(st.integers(0, BOUND - 1), max_size=CHOICES).map(tuple),
 )
-recipes = st.lists(steps, min_size=1, max_size=8).map(tuple)
+recipes = st.lists(steps, min_size=1, max_size=6).map(tuple)
 
 
 @pytest.mark.parametrize("part", range(PARTS))

@@ -14,7 +14,7 @@ CHOICES = 8  # numbers a step can have; most growths use fewer
 BOUND = 60  # divisible by most numbers of options
 
 
-def recipe_of(seed: int, most: int = 8) -> Recipe:
+def recipe_of(seed: int, most: int = 7) -> Recipe:
     """Draw a recipe."""
     drawn = random.Random(seed)
     return tuple(
