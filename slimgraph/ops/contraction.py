@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from slimgraph.labels import Shape, Value, compact, restride, varying
+from slimgraph.labels import Product, Shape, Value, compact, restride, varying
 from slimgraph.ops.elementwise import Operand, elementwise, meet
 from slimgraph.rules import Call, Rule, Site, values_in
 
@@ -30,6 +30,7 @@ def contract(
     letters = "".join(dict.fromkeys("".join(names)))
     if any(len(set(own)) < len(own) for own in names):
         site.freeze(list(operands), "is read along a diagonal")
+        site.ledger.products.append(Product(site.node, shape, ()))
         return Value(shape, node=site.node)
     places = [tuple(letters.index(letter) for letter in own) for own in names]
     sizes = [1] * len(letters)
@@ -39,7 +40,8 @@ def contract(
     met = [Operand(value, own) for value, own in zip(operands, places, strict=True)]
     layers = meet(site, tuple(sizes), met, roles=("out", "in"))
     summed = [place for place, letter in enumerate(letters) if letter not in result]
-    _read(site, met, frozenset(summed), letters.find(result[-1:]))
+    if not _read(site, met, frozenset(summed), letters.find(result[-1:])):
+        site.ledger.products.append(Product(site.node, tuple(sizes), tuple(layers)))
     order = [letters.index(letter) for letter in result]
     left = []
     for index, layer in enumerate(layers):
@@ -50,9 +52,13 @@ def contract(
     return Value(shape, tuple(left), node=site.node)
 
 
-def _read(site: Site, operands: Sequence[Operand], summed: frozenset[int], last: int) -> None:
-    """Note which channels end here, and the matrix that reads them if a parameter does."""
-    matrix, dim = None, 0
+def _read(site: Site, operands: Sequence[Operand], summed: frozenset[int], last: int) -> bool:
+    """Note which channels end here, and the matrix that reads them if a parameter does.
+
+    Returns:
+        Whether a matrix does.
+    """
+    matrix, dim, found = None, 0, False
     for value, places in operands:
         if value.parameter and len(places) == 2 and last in places:
             matrix, dim = value, 1 - places.index(last)
@@ -60,6 +66,8 @@ def _read(site: Site, operands: Sequence[Operand], summed: frozenset[int], last:
         own = [x for x in value.layers if not summed.isdisjoint(places[d] for d in varying(x))]
         if own and value.parameter is None:
             site.read(Value(value.shape, tuple(own), node=value.node), matrix, dim)
+            found = matrix is not None
+    return found
 
 
 def _survive(site: Site, layer: Tensor, summed: Sequence[int], index: int) -> Tensor | None:
