@@ -300,5 +300,5 @@ def _follow(before: fx.GraphModule, result: fx.GraphModule, permuted: Plan) -> N
     propagate(result, *inputs)
     earlier = getattr(before, "plan", None)
     if earlier is not None:
-        later = replace(permuted, inputs=earlier.inputs, leaves=earlier.leaves)
+        later = replace(permuted, examples=earlier.examples, leaves=earlier.leaves)
         vars(result)["plan"] = replace(earlier.then(later), calls=calls_of(result))

@@ -68,7 +68,7 @@ def analyze(
         message = f"{why} at {where}; the channels it touches stay (docs/add-an-op.md)"
         warnings.warn(message, UnknownOpWarning, stacklevel=2)
     graph = DependencyGraph(traced, walk.ledger, walk.values, walk.kinds, rules)
-    sharing = graph.heads_that_share()
+    sharing = _heads_that_share(graph)
     for left, right, node in sharing:
         walk.ledger.couple(left, right, node)
     if not sharing and not freeze:
@@ -76,6 +76,24 @@ def analyze(
     for labels, node in frozen_labels(graph, freeze):
         walk.ledger.freeze(labels, node, ASKED)
     return DependencyGraph(traced, walk.ledger, walk.values, walk.kinds, rules)
+
+
+def _heads_that_share(graph: DependencyGraph) -> list[tuple[Tensor, Tensor, fx.Node]]:
+    """Find labels of blocks that have channels in common, so that they leave together.
+
+    So do the heads of queries that share one head of keys.
+    """
+    found = []
+    for labels, node, partner, heads in graph.ledger.blocks:
+        if not heads or partner is None:
+            continue
+        channels, order = graph.component[labels].flatten().sort()
+        owners = partner.flatten().repeat_interleave(labels.shape[1])[order]
+        same = (channels[1:] == channels[:-1]) & (channels[1:] != graph.component[0])
+        left, right = owners[1:][same], owners[:-1][same]
+        if bool((graph.component[left] != graph.component[right]).any()):
+            found.append((left, right, node))
+    return found
 
 
 class Walk:

@@ -152,24 +152,18 @@ def make_plan(graph: DependencyGraph, kept: KeptChannels) -> Plan:
     for name, entries in kept.parameters():
         for alias in names[id(stored[name])] if name in stored else ():
             padded[alias] = (*entries, *[None] * (stored[name].ndim - len(entries)))
-    inputs = tuple(
-        (
-            str(node.target),
-            tuple(node.meta["val"].shape),
-            str(node.meta["val"].dtype).partition(".")[2],
-        )
-        for node in graph.traced.graph.nodes
-        if node.op == "placeholder" and isinstance(node.meta["val"], Tensor)
-    )
+    inputs = [node for node in graph.traced.graph.nodes if node.op == "placeholder"]
+    named = {str(node.target): node.meta["val"] for node in inputs}
+    examples = graph.traced.meta.get("calls", {"": ((), named)})
     indices = {node.name + POSITIONS for node in graph.traced.graph.nodes}  # no weights
     sizes = {name: tuple(tensor.shape) for name, tensor in stored.items() if name not in indices}
-    modules, named = modules_of(graph.traced), graph.traced.meta.get("leaves", {})
+    modules, opaque = modules_of(graph.traced), graph.traced.meta.get("leaves", {})
     targets = (str(node.target) for node in graph.traced.graph.nodes if node.op == "call_module")
-    called = (name for name in targets if name in named or is_opaque(modules[name]))
+    called = (name for name in targets if name in opaque or is_opaque(modules[name]))
     return Plan(
         padded,
         sizes,
-        inputs=inputs,
+        examples=examples,
         leaves=tuple(dict.fromkeys(called)),
         selections=tuple(selections_of(kept, graph.traced.graph)),
     )

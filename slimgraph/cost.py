@@ -1,8 +1,9 @@
 """What a model costs: channels, parameters, multiply-accumulates, for any set of kept channels.
 
 Each weight of a convolution or linear layer is used once per output position, so its
-multiply-accumulates are its numbers times these positions. Both costs are then products of
-how many positions each dim of a parameter keeps.
+multiply-accumulates are its numbers times these positions. Products of computed values (matmul,
+einsum, attention) multiply once per position of all their dims. All costs are then products of
+how many positions each dim keeps.
 """
 
 import math
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from slimgraph.graph import DependencyGraph
+from slimgraph.labels import compact
+from slimgraph.op_names import canonical
 from slimgraph.shapes import attribute
 
 Unit = Literal["channels", "params", "macs"]
@@ -23,7 +26,8 @@ class Totals(NamedTuple):
     """What is left of a model.
 
     `channels` counts those of prunable groups, `params` numbers in parameters, `macs`
-    multiply-accumulates of convolutions and linear layers for the traced inputs, per example.
+    multiply-accumulates for the traced inputs, per example: of convolutions, linear and recurrent
+    layers, and of products of computed values as in attention.
     """
 
     channels: int
@@ -54,6 +58,19 @@ class CostModel:
             if read.weight is not None:
                 used = _uses(read.node, self.graph.traced, read.weight)
                 found[read.weight] = found.get(read.weight, 0) + used
+        return found
+
+    @cached_property
+    def products(self) -> list[tuple[float, list[Tensor]]]:
+        """Per product of computed values: its size along dims without channels, and the channels.
+
+        The multiplications per example are that size times what is kept of each.
+        """
+        found = []
+        for product in self.graph.ledger.products:
+            layers = [self.graph.component[compact(layer)] for layer in product.layers]
+            whole = math.prod(layer.numel() for layer in layers)
+            found.append((math.prod(product.shape) / whole / self._batch, layers))
         return found
 
     @cached_property
@@ -108,6 +125,7 @@ class CostModel:
         """
         numbers = {name: math.prod(shape) for name, shape in self.extents(keep).items()}
         macs = sum(numbers.get(name, 0) * used for name, used in self.positions.items())
+        macs += sum(size * math.prod(_counts(layers, keep)) for size, layers in self.products)
         channels = int((keep & self.prunable).sum())
         return Totals(channels, sum(numbers.values()), round(macs))
 
@@ -126,7 +144,21 @@ class CostModel:
             share = 0.0 if depth_wise else used * math.prod(shapes[name]) / max(total, 1)
             weights.append(share)
         per_axis = torch.tensor(weights, dtype=torch.float64)
-        return torch.bincount(channels, per_axis[segment], minlength=len(keep))
+        found = torch.bincount(channels, per_axis[segment], minlength=len(keep))
+        return found + self._saved_in_products(keep) if unit == "macs" else found
+
+    def _saved_in_products(self, keep: Tensor) -> Tensor:
+        found = torch.zeros(len(keep), dtype=torch.float64)
+        for size, layers in self.products:
+            counts = _counts(layers, keep)
+            for layer, count in zip(layers, counts, strict=True):
+                uses = torch.bincount(layer.flatten(), minlength=len(keep))
+                found += uses * (size * math.prod(counts) / max(count, 1))
+        return found
+
+
+def _counts(layers: list[Tensor], keep: Tensor) -> list[int]:
+    return [int(keep[layer].sum()) for layer in layers]
 
 
 def _uses(node: fx.Node, traced: fx.GraphModule, weight: str) -> float:
@@ -136,9 +168,14 @@ def _uses(node: fx.Node, traced: fx.GraphModule, weight: str) -> float:
     source = node.args[0] if node.args else node.kwargs["input"]
     assert isinstance(source, fx.Node)
     ndim = attribute(traced, weight).ndim
-    transposed = "transpose" in str(node.target).lower() or (
-        node.op == "call_module"
-        and isinstance(traced.get_submodule(str(node.target)), nn.modules.conv._ConvTransposeNd)
+    core = canonical(node.target) == "convolution" and bool(node.args[6])
+    transposed = (
+        core
+        or "transpose" in str(node.target).lower()
+        or (
+            node.op == "call_module"
+            and isinstance(traced.get_submodule(str(node.target)), nn.modules.conv._ConvTransposeNd)
+        )
     )
     if ndim == 2:
         places: float = math.prod(shape[:-1])

@@ -120,23 +120,6 @@ class DependencyGraph:
             if block.heads and block.partner is not None
         )
 
-    def heads_that_share(self) -> list[tuple[Tensor, Tensor, fx.Node]]:
-        """Find labels of blocks that have channels in common, so that they leave together.
-
-        So do the heads of queries that share one head of keys.
-        """
-        found = []
-        for block in self.ledger.blocks:
-            if not block.heads or block.partner is None:
-                continue
-            channels, order = self.component[block.labels].flatten().sort()
-            heads = block.partner.flatten().repeat_interleave(block.labels.shape[1])[order]
-            same = (channels[1:] == channels[:-1]) & (channels[1:] != self.component[0])
-            left, right = heads[1:][same], heads[:-1][same]
-            if bool((self.component[left] != self.component[right]).any()):
-                found.append((left, right, block.node))
-        return found
-
     @cached_property
     def is_head(self) -> Tensor:
         """Per channel, whether it stands for a block of others. Shape: (channels,)."""

@@ -7,8 +7,9 @@ runs the original forward, in which the call of such a submodule runs its stretc
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from unittest.mock import patch
@@ -20,6 +21,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_flatten
 
 from slimgraph.arguments import flat_arguments
+from slimgraph.cloning import clone
 from slimgraph.errors import SlimgraphError, TraceError
 from slimgraph.recording import record
 from slimgraph.shapes import modules_of, shallow, to_meta
@@ -44,6 +46,18 @@ class HostedModule(fx.GraphModule):
         vars(self)["compiled"] = compiled
         type(self).forward = _run_host
         return code
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "HostedModule":
+        """Copy everything, also what the original forward reads."""
+        copied = clone(self)
+        assert isinstance(copied, HostedModule), "it clones as what it is"
+        memo[id(self)] = copied
+        for module in copied.modules():
+            for store in ("_parameters", "_buffers"):
+                vars(module)[store] = deepcopy(vars(module)[store], memo)
+            if isinstance(module, nn.RNNBase):
+                module._init_flat_weights()  # noqa: SLF001 - torch has no other way
+        return copied
 
 
 HostedModule.clones_as = HostedModule
@@ -223,15 +237,40 @@ def _traced_part(
         return None
     if not calls.is_uniform(path):
         return None
-    inside = [leaf.removeprefix(f"{path}.") for leaf in leaves if leaf.startswith(f"{path}.")]
-    args, kwargs = calls.first[path]
     try:
-        part = record(module, args, kwargs, inside)
+        return _recorded(module, path, calls.first[path], leaves)
     except TraceError:
         return None
+
+
+def _recorded(module: nn.Module, path: str, call: Any, leaves: Sequence[str]) -> fx.GraphModule:
+    inside = [leaf.removeprefix(f"{path}.") for leaf in leaves if leaf.startswith(f"{path}.")]
+    args, kwargs = call
+    part = record(module, args, kwargs, inside)
     named = flat_arguments(inspect.signature(module.forward).bind(*args, **kwargs))
     part.meta["layout"] = {name: layout(value) for name, value in named}
     return part
+
+
+def host_again(
+    model: nn.Module, calls: Mapping[str, tuple[Any, Any]], leaves: Sequence[str]
+) -> HostedModule:
+    """Trace the same submodules of another instance of a model.
+
+    Args:
+        model: The instance; it is not run, and nothing in it changes.
+        calls: What each region is called with, by position and by name: `meta["calls"]`.
+        leaves: Submodules to keep as one opaque node each.
+
+    Raises:
+        TraceError: One of them cannot be traced.
+    """
+    modules = modules_of(model)
+    missing = next((name for name in calls if name not in modules), None)
+    if missing is not None:
+        raise TraceError(f"the model has no submodule `{missing}`")
+    parts = {name: _recorded(modules[name], name, call, leaves) for name, call in calls.items()}
+    return _joined(model, parts, "its forward is its own")
 
 
 def _joined(model: nn.Module, parts: dict[str, fx.GraphModule], reason: str) -> HostedModule:
@@ -258,7 +297,9 @@ def _joined(model: nn.Module, parts: dict[str, fx.GraphModule], reason: str) -> 
         opaque |= {f"{name}.{leaf}": why for leaf, why in part.meta["leaves"].items()}
     output = graph.output(results)
     output.meta.update(val=map_arg(results, lambda node: node.meta["val"]), source="")
+    calls = {name: part.meta["calls"][""] for name, part in parts.items()}
     meta = {"rung": 2, "leaves": opaque, "regions": regions, "unfollowed": unfollowed}
+    meta["calls"] = calls
     return _built(model, parts, graph, meta)
 
 

@@ -141,6 +141,18 @@ class Read(NamedTuple):
     fill: float = 0
 
 
+class Product(NamedTuple):
+    """A product of computed values, summed over dims: attention and the like.
+
+    `layers` are labels in the space of all its dims, those it sums over among them; it multiplies
+    once per position of which every label stays.
+    """
+
+    node: fx.Node
+    shape: Shape
+    layers: tuple[Tensor, ...]
+
+
 @dataclass(slots=True)
 class Ledger:
     """What the rules write down during the label walk; mutable until the walk ends."""
@@ -153,6 +165,7 @@ class Ledger:
     blocks: list[Block] = field(default_factory=list)
     selections: list[Selection] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
     pinned: dict[tuple[str, int | None], tuple[fx.Node, str]] = field(default_factory=dict)
 
     def fresh(self, count: int) -> Tensor:

@@ -18,7 +18,7 @@ from slimgraph.hosted import host
 from slimgraph.patches import untouched
 from slimgraph.proxies import why
 from slimgraph.recording import record
-from slimgraph.shapes import propagate, shallow, tensors_of
+from slimgraph.shapes import propagate, shallow, tensors_of, to_meta
 from slimgraph.sources import source_of_text
 
 
@@ -144,6 +144,7 @@ def adopt(model: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     calls = [node.target for node in traced.graph.nodes]
     traced.meta["rung"] = 3 if any(isinstance(c, torch._ops.OpOverload) for c in calls) else 1
     traced.meta.update({k: v for k, v in model.meta.items() if k in ("rung", "leaves")})
+    traced.meta["calls"] = {"": to_meta((args, kwargs))}
     _restore_output(traced.graph, model.graph)
     traced.recompile()
     propagate(traced, *_positional(model, args, kwargs))

@@ -1,7 +1,7 @@
 """Plans: for every parameter and buffer, which positions of which dims are kept."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from slimgraph.positions import check_positions, composed
 from slimgraph.shapes import modules_of, names_of, shallow, stored_tensors
 from slimgraph.shifts import check_shifts, shift_all, shifts_of_both
 from slimgraph.slicing import Kept, slice_tensor
-from slimgraph.tracing import ExampleInputs, trace
+from slimgraph.structures import map_tensors
+from slimgraph.tracing import retrace
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,7 +33,8 @@ class Plan(Shown):
             a matrix (groups, kept) for dim 1 of a grouped weight, or `None` for all.
         sizes: The shapes before.
         options: Settings of modules that change, by module and name: the groups that are left.
-        inputs: Shape and dtype of the example inputs, by name.
+        examples: What the model, or each region of one that keeps its own forward, is called with,
+            by position and by name, without data; `None` for what a file cannot hold.
         calls: What the compressed model calls on them; see `slimgraph.calls`.
         leaves: Submodules that the traced model calls as one opaque node each.
         shifts: Names of biases, some of them new, to what they get of constants that left.
@@ -43,7 +45,7 @@ class Plan(Shown):
     kept: Mapping[str, Kept]
     sizes: Mapping[str, Shape]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    inputs: tuple[tuple[str, Shape, str], ...] = ()
+    examples: Mapping[str, Any] = field(default_factory=dict)
     calls: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
     shifts: Mapping[str, Tensor] = field(default_factory=dict)
@@ -161,9 +163,14 @@ class Plan(Shown):
             )
         if not self.calls:
             return
+        if None in self.examples.values():
+            raise PlanError(
+                "the plan was saved without the example inputs, which are of a class of their own",
+                hint="apply the plan that `compress` returns before it is saved",
+            )
         try:
-            inputs = _examples(twin, self.inputs, floating)
-            traced = trace(twin, inputs, leaves=self.leaves, fallback=False)
+            calls = {name: _fitting(twin, c, floating) for name, c in self.examples.items()}
+            traced = retrace(twin, calls, self.leaves)
         except SlimgraphError as error:
             raise PlanError(
                 f"the forward of `{name}` depends on sizes that the plan changes: {error.message}",
@@ -208,7 +215,7 @@ class Plan(Shown):
         payload = {
             "sizes": {name: list(shape) for name, shape in self.sizes.items()},
             "options": {name: dict(changed) for name, changed in self.options.items()},
-            "inputs": [[name, list(shape), dtype] for name, shape, dtype in self.inputs],
+            "examples": {name: _encoded(call) for name, call in self.examples.items()},
             "calls": list(self.calls),
             "leaves": list(self.leaves),
             "carriers": list(self.carriers),
@@ -225,7 +232,7 @@ class Plan(Shown):
         """
         try:
             sizes = {name: tuple(shape) for name, shape in payload["sizes"].items()}
-            inputs = tuple((n, tuple(shape), dtype) for n, shape, dtype in payload["inputs"])
+            examples = {name: _decoded(call) for name, call in payload["examples"].items()}
             kept: dict[str, list[Tensor | None]] = {}
             shifts = {key[:-1]: shift for key, shift in tensors.items() if key.endswith("+")}
             for key, positions in tensors.items():
@@ -245,7 +252,7 @@ class Plan(Shown):
         for name, entries in kept.items():
             check_positions(name, entries, sizes[name])
         done = {name: tuple(entries) for name, entries in kept.items()}
-        return cls(done, sizes, options, inputs, calls, leaves, shifts, carriers, selections)
+        return cls(done, sizes, options, examples, calls, leaves, shifts, carriers, selections)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as safetensors."""
@@ -295,21 +302,39 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
         module._buffers[name] = tensor
 
 
-def _examples(
-    model: nn.Module, inputs: Sequence[tuple[str, Shape, str]], floating: set[torch.dtype]
-) -> ExampleInputs:
-    """Make data-less inputs: by name, as some may have been left out, if the names say it all.
+def _fitting(model: nn.Module, call: tuple[Any, Any], floating: set[torch.dtype]) -> Any:
+    """Let a call fit a model: one that computes in one floating dtype gets its inputs in that one.
 
-    A model that computes in one floating dtype gets its inputs in that one.
+    Inputs whose names are no parameters of its forward are given by position.
     """
-    made = {n: torch.empty(s, dtype=getattr(torch, d), device="meta") for n, s, d in inputs}
     if len(floating) == 1:
         (own,) = floating
-        made = {n: t.to(own) if t.is_floating_point() else t for n, t in made.items()}
+        call = map_tensors(lambda t: t.to(own) if t.is_floating_point() else t, call)
+    args, kwargs = call
     parameters = inspect.signature(model.forward).parameters
     variadic = inspect.Parameter.VAR_KEYWORD
     takes_all = any(parameter.kind is variadic for parameter in parameters.values())
-    return made if takes_all or made.keys() <= parameters.keys() else tuple(made.values())
+    named = args or takes_all or kwargs.keys() <= parameters.keys()
+    return (args, kwargs) if named else (tuple(kwargs.values()), {})
+
+
+def _encoded(call: Any) -> Any:
+    """Turn a call into JSON data; into nothing if it holds what is no data."""
+    from slimgraph.serialize.examples import encode_example
+
+    try:
+        return encode_example(call, "the example inputs", exact=True)
+    except SlimgraphError:
+        return None
+
+
+def _decoded(data: Any) -> Any:
+    from slimgraph.serialize.examples import decode_example
+
+    if data is None:
+        return None
+    args, kwargs = decode_example(data)
+    return tuple(args), dict(kwargs)
 
 
 def _setting(value: Any) -> int | tuple[int, ...]:

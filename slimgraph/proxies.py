@@ -80,14 +80,9 @@ class ValueTracer(fx.Tracer):
         self.device = device_of(model)
         self.run = MetaRunner(model, self.device)
         self.evaluating = False
-<<<<<<< HEAD
         self.modes = TwoModes(self)
-        stored = chain(model.named_parameters(), model.named_buffers())
-        self.names = {id(tensor): name for name, tensor in stored}
-=======
         stored = stored_tensors(model)
         self.names = {id(stored[name]): name for name in reversed(stored)}  # the first of each
->>>>>>> speed
         self.written: dict[int, tuple[Tensor, fx.Proxy]] = {}
         self.read: dict[str, fx.Proxy] = {}
         self.opaque: dict[str, str] = {}
@@ -203,13 +198,8 @@ class ValueTracer(fx.Tracer):
             return self._with_hooks(m, path, forward, args, kwargs)
         attends = path not in self.leaves and can_attend(m)
         if leaf and not attends:
-<<<<<<< HEAD
-            return super().call_module(m, forward, args, kwargs)
-        before = self.mark()
-=======
             return self.create_proxy("call_module", path, args, kwargs)
-        before = self._mark()
->>>>>>> speed
+        before = self.mark()
         try:
             if attends:
                 return self._attend(m, path, args, kwargs)

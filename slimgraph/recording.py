@@ -13,7 +13,7 @@ from slimgraph.functions import recorded_functions
 from slimgraph.optimizers import PRUNED_FROM
 from slimgraph.patches import traceable, untouched
 from slimgraph.proxies import ValueTracer
-from slimgraph.shapes import without_hooks
+from slimgraph.shapes import to_meta, without_hooks
 from slimgraph.sources import raised_at
 from slimgraph.structures import holds_tensor
 
@@ -67,6 +67,7 @@ def record(
     traced.meta["rung"] = 2 if tracer.opaque else 1
     called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
     named = dict.fromkeys(leaves, "it is named in `leaves`")
+    traced.meta["calls"] = {"": to_meta((args, kwargs))}
     traced.meta["unfollowed"] = sorted(tracer.modes.unfollowed)
     traced.meta["leaves"] = {k: v for k, v in (named | tracer.opaque).items() if k in called}
     for name in tracer.bare:

@@ -12,9 +12,9 @@ from torch.export import ExportedProgram
 
 from slimgraph.cloning import clone
 from slimgraph.errors import TraceError
-from slimgraph.hosted import HostedModule
+from slimgraph.hosted import HostedModule, host_again
 from slimgraph.ladder import adopt, climb, module_of
-from slimgraph.shapes import place
+from slimgraph.shapes import place, propagate
 from slimgraph.structures import leaves as leaves_of
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -100,6 +100,32 @@ def ensure_traced(
             "give `example_inputs=`, or use `slimgraph.trace` instead of `symbolic_trace`",
         )
     return graph_module
+
+
+def retrace(
+    model: nn.Module, calls: Mapping[str, tuple[Any, Any]], leaves: Sequence[str] = ()
+) -> fx.GraphModule:
+    """Trace a model as another instance of it was traced, without data and without fallbacks.
+
+    Args:
+        model: Any module; nothing in it changes.
+        calls: What it is called with, by position and by name: `meta["calls"]` of the other.
+        leaves: Submodules to keep as one opaque node each.
+
+    Raises:
+        TraceError: It cannot be traced that way.
+    """
+    if isinstance(model, HostedModule):
+        traced = clone(model)
+        inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
+        propagate(traced, *(node.meta["val"] for node in inputs))
+        return traced
+    if "" not in calls:
+        return host_again(model, calls, leaves)
+    args, kwargs = calls[""]
+    if isinstance(model, fx.GraphModule):
+        return adopt(model, args, kwargs)
+    return climb(model, args, kwargs, leaves, fallback=False)
 
 
 def _split(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

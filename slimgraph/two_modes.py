@@ -131,7 +131,7 @@ def _merged(
     evaluated: list[fx.Node], result: Any, trained: list[fx.Node], other: Any
 ) -> dict[fx.Node, Any] | None:
     """Put what is recorded in eval and in train mode together: the arguments that differ."""
-    pair = [[n for n in nodes if n.op != "get_attr"] for nodes in (evaluated, trained)]
+    pair = [[n for n in nodes if not _is_aside(n)] for nodes in (evaluated, trained)]
     if len(pair[0]) != len(pair[1]):
         return None
     merge = _Merge(dict(zip(*pair, strict=True)))
@@ -142,6 +142,13 @@ def _merged(
         return dict(merge.nodes())
     except _OtherwiseError:
         return None
+
+
+def _is_aside(node: fx.Node) -> bool:
+    """Return whether a node only reads a tensor of the model, or counts the batches of a norm."""
+    names = [str(source.target) for source in node.all_input_nodes]
+    counts = bool(names) and all(name.endswith("num_batches_tracked") for name in names)
+    return node.op == "get_attr" or (counts and not node.users)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from slimgraph.labels import Shape, Value, compact, restride, varying
+from slimgraph.labels import Product, Shape, Value, compact, restride, varying
 from slimgraph.ops.elementwise import Operand, elementwise, meet
 from slimgraph.ops.grids import tie
 from slimgraph.rules import Call, Rule, Site, values_in
@@ -37,6 +37,7 @@ def contract(
     letters = "".join(dict.fromkeys("".join(names)))
     if any(len(set(own)) < len(own) for own in names):
         site.freeze(list(operands), "is read along a diagonal")
+        site.ledger.products.append(Product(site.node, shape, ()))
         return Value(shape, node=site.node)
     for value, named in zip(operands, names, strict=True):
         _settle(site, value, named, result)
@@ -52,7 +53,8 @@ def contract(
         tuple(not {own[dim] for dim in varying(x)}.isdisjoint(summed) for x in value.layers)
         for value, own in met
     ]
-    _read(site, met, ended, read or operands, letters.find(result[-1:]))
+    if not _read(site, met, ended, read or operands, letters.find(result[-1:])):
+        site.ledger.products.append(Product(site.node, tuple(sizes), tuple(layers)))
     order = [letters.index(letter) for letter in result]
     left = []
     for index, layer in enumerate(layers):
@@ -81,9 +83,13 @@ def _read(
     ended: Sequence[Sequence[bool]],
     read: Sequence[Value],
     last: int,
-) -> None:
-    """Note which channels end here, and the matrix that reads them if a parameter does."""
-    matrix, dim = None, 0
+) -> bool:
+    """Note which channels end here, and the matrix that reads them if a parameter does.
+
+    Returns:
+        Whether a matrix does.
+    """
+    matrix, dim, found = None, 0, False
     for value, places in operands:
         if value.parameter and len(places) == 2 and last in places:
             matrix, dim = value, 1 - places.index(last)
@@ -91,6 +97,8 @@ def _read(
         own = [layer for layer, end in zip(value.layers, ends, strict=True) if end]
         if own and value.parameter is None:
             site.read(Value(value.shape, tuple(own), node=value.node), matrix, dim)
+            found = matrix is not None
+    return found
 
 
 def _survive(site: Site, layer: Tensor, summed: Sequence[int], index: int) -> Tensor | None:

@@ -40,6 +40,12 @@ def save(graph_module: fx.GraphModule, path: FilePath) -> None:
             f"only a traced model can be saved, not a `{type(graph_module).__name__}`",
             hint="trace it with `slimgraph.trace(model, example_inputs)`",
         )
+    if "regions" in graph_module.meta:
+        raise SlimgraphError(
+            f"the forward of `{type(graph_module).__name__}` is code, which no file holds",
+            hint="save the plan with `plan.save(path)` and the weights of the model before; "
+            "`plan.apply(model)` shrinks an instance of its class",
+        )
     packer = TensorPacker()
     payload: dict[str, Any] = {
         "name": type(graph_module).__name__,

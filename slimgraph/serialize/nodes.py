@@ -1,16 +1,15 @@
 """The nodes of an fx graph as JSON, and back."""
 
 import keyword
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from slimgraph.errors import SlimgraphError
 from slimgraph.serialize.errors import MalformedError, is_identifier
+from slimgraph.serialize.examples import INPUT_LIMIT, decode_example, encode_example
 from slimgraph.serialize.foreign import op_of_name, permitted
 from slimgraph.serialize.targets import (
     Function,
@@ -22,10 +21,7 @@ from slimgraph.serialize.targets import (
 from slimgraph.serialize.values import decode_value, encode_value
 from slimgraph.shapes import place
 
-_INPUT_LIMIT = 2**31  # bytes that all inputs of a model may declare together
 _NODE_LIMIT = 2**17
-_DIM_LIMIT = 64  # torch's own
-_DEPTH_LIMIT = 32  # containers in containers
 
 
 def encode_nodes(graph: fx.Graph) -> list[dict[str, Any]]:
@@ -77,22 +73,7 @@ def _encode_input(node: fx.Node, where: str) -> Any:
             f"the input `{node.name}` has no shape",
             hint="trace the model with `slimgraph.trace(model, example_inputs)`",
         )
-    return _encode_example(node.meta["val"], where)
-
-
-def _encode_example(value: Any, where: str) -> Any:
-    """Describe an input: its structure, and the shape and dtype of every tensor in it."""
-    if isinstance(value, Tensor):
-        dtype = encode_value(value.dtype, where)["dtype"]
-        return {"tensor": {"shape": list(value.shape), "dtype": dtype}}
-    if isinstance(value, tuple) and type(value) is not torch.Size:  # also a named one
-        return {"tuple": [_encode_example(item, where) for item in value]}
-    if isinstance(value, list):
-        return [_encode_example(item, where) for item in value]
-    if type(value) is dict:
-        pairs = value.items()
-        return {"dict": [[encode_value(k, where), _encode_example(v, where)] for k, v in pairs]}
-    return encode_value(value, where)
+    return encode_example(node.meta["val"], where)
 
 
 def decode_nodes(described: Any) -> tuple[fx.Graph, list[Any]]:
@@ -120,7 +101,7 @@ def decode_nodes(described: Any) -> tuple[fx.Graph, list[Any]]:
             nodes[str(name)] = _decode(graph, fields, nodes)
             last = fields["op"]
             if last == "placeholder":
-                inputs.append(_decode_input(fields["value"]))
+                inputs.append(decode_example(fields["value"]))
         except MalformedError as error:
             raise MalformedError(f"node `{name}`: {error}") from error
     if last != "output":
@@ -225,36 +206,8 @@ def check_targets(graph: fx.Graph, root: nn.Module) -> None:
             raise MalformedError(f"node `{node.name}`: the model has no `{node.target}`")
 
 
-def _decode_input(data: Any, depth: int = 0) -> Any:
-    if depth > _DEPTH_LIMIT:
-        raise MalformedError(f"the input is nested more than {_DEPTH_LIMIT} times")
-    if isinstance(data, list):
-        return [_decode_input(item, depth + 1) for item in data]
-    if isinstance(data, dict) and isinstance(data.get("tuple"), list):
-        return tuple(_decode_input(item, depth + 1) for item in data["tuple"])
-    if isinstance(data, dict) and isinstance(data.get("dict"), list):
-        keys = decode_value({"dict": [[key, None] for key, _ in data["dict"]]}, {})
-        values = [_decode_input(value, depth + 1) for _, value in data["dict"]]
-        return dict(zip(keys, values, strict=True))
-    fields = data.get("tensor") if isinstance(data, dict) else None
-    return decode_value(data, {}) if fields is None else _decode_tensor(fields)
-
-
-def _decode_tensor(fields: Any) -> Tensor:
-    shape = fields["shape"]
-    dtype = decode_value({"dtype": fields["dtype"]}, {})
-    if len(shape) > _DIM_LIMIT or not all(type(n) is int and 0 <= n < 2**40 for n in shape):
-        raise MalformedError("the input has a shape that is no shape")
-    if math.prod(shape) * dtype.itemsize > _INPUT_LIMIT:
-        raise MalformedError(
-            f"the input is declared with shape {tuple(shape)}, which is more than "
-            f"{_INPUT_LIMIT // 2**30} GiB"
-        )
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
 def _check_total(inputs: list[Any]) -> None:
     tensors = [value for value in tree_leaves(inputs) if isinstance(value, Tensor)]
     sizes = [tensor.numel() * tensor.itemsize for tensor in tensors]
-    if sum(sizes) > _INPUT_LIMIT:
-        raise MalformedError(f"the inputs need more than {_INPUT_LIMIT // 2**30} GiB together")
+    if sum(sizes) > INPUT_LIMIT:
+        raise MalformedError(f"the inputs need more than {INPUT_LIMIT // 2**30} GiB together")

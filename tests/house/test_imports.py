@@ -48,6 +48,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
 # Upward arrows that are meant, each inside a function, so that nothing is imported in a circle.
 LATE: dict[tuple[str, str], str] = {
     ("graph", "report"): "a graph shows itself: `to_dict`, `render`, `__rich__`, `_repr_html_`",
+    ("plan", "serialize"): "a plan holds example inputs, which files hold as those of models",
 }
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 

@@ -1,5 +1,6 @@
 """The ladder: what cannot be traced stays opaque or stays Python; the rest is compressed."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 import slimgraph as sg
 from slimgraph.errors import TraceError
 from slimgraph.parity import compare
-from tests.assertions import TOLERANCE, difference, random_mask, run
+from tests.assertions import TOLERANCE, assert_independent, difference, random_mask, run
 from tests.nets.base import Net, block, conv, randomized
 
 IMAGE = torch.randn(2, 3, 8, 8)
@@ -205,6 +206,9 @@ def test_a_forward_that_resists_stays_as_it_is() -> None:
         pairs = compare(run(reference, inputs), run(small, inputs))
         assert max(p.max_rel for p in pairs) < TOLERANCE
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    twin = deepcopy(traced)
+    assert all(p.max_abs == 0 for p in compare(run(model, (images,)), run(twin, (images,))))
+    assert_independent(twin, model)
     losses = [net.train()(images)[0]["loss"] for net in (model, traced)]
     assert torch.equal(*losses)
 
