@@ -1,8 +1,10 @@
-"""One measurement in a process of its own: `python -m tools.bench.measure TOOL NETWORK`.
+"""One measurement, in a process that is ready for it; `tools.bench.compile` makes many of them.
 
-Prints one line of JSON. The process first runs the tool on resnet18, so that imports and
-lazily made tables do not count; nor does the garbage collector look again and again, at times of
-its own choosing, at what the imports made.
+    python -m tools.bench.measure slimgraph resnet50       # prints one line of JSON
+
+The process first runs the tool on small networks, so that imports and lazily made tables do not
+count; nor does the garbage collector look again and again, at times of its own choosing, at what
+the imports made.
 """
 
 import gc
@@ -10,7 +12,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from tools.bench.networks import build, classes, example
 
 Record = dict[str, Any]
 MEGABYTE = 1e6
-WARM_UP = "resnet18"
+WARM_UP = ("resnet18", "mobilenet_v3_small")
 
 
 class Watch:
@@ -154,10 +156,17 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
+def warm_up(tools: Iterable[str] = ()) -> None:
+    """Run tools, by default all of them, on small networks, on one thread."""
+    torch.set_num_threads(1)
+    for tool in tools or TOOLS:
+        for network in WARM_UP:
+            TOOLS[tool](build(network), example(network), Watch())
+
+
 def measure(tool: str, network: str) -> Record:
     """Run a tool on a network once, timed, after a warm-up."""
-    torch.set_num_threads(1)
-    TOOLS[tool](build(WARM_UP), example(WARM_UP), Watch())
+    warm_up([tool])  # a forked process gets its own pages that way
     torch.manual_seed(0)
     model, inputs, watch = build(network), example(network), Watch()
     before = parameters(model)
