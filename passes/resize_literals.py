@@ -59,6 +59,7 @@ class ResizeLiterals(Pass):
         return PassResult(result, rebuild.modified)
 
 
+_ADDED = ("kept_size", "whole")  # how the names of nodes begin that rules add
 _PICKS = ("index_select", "getitem")  # a later one may have looked through them
 
 
@@ -70,8 +71,9 @@ class _Rebuild:
         self.table = table
         self.root = root
         self.new = fx.Graph(tracer_cls=root.graph._tracer_cls)
-        for node in root.graph.nodes:  # nodes that a rule adds cannot take one of these names
-            self.new._graph_namespace.create_name(node.name, None)  # noqa: SLF001 - the only way
+        for node in root.graph.nodes:  # names that an earlier run gave, and this one would again
+            if node.name.startswith(_ADDED) or POSITIONS in node.name:
+                self.new._graph_namespace.create_name(node.name, None)  # noqa: SLF001 - the only way
         self.modules = modules_of(root)
         self.names = parameter_names(root)
         self.options: list[tuple[str, str, Any]] = []  # of modules: target, name, new value

@@ -36,9 +36,9 @@ def _accumulate(graph: DependencyGraph, roles: Iterable[str], order: int) -> tup
     return total, count
 
 
-def _norms(graph: DependencyGraph, axis: Axis, order: int) -> Tensor:
+def _norms(tensor: Tensor, axis: Axis, order: int) -> Tensor:
     """Return the norm of the weights at each position of an axis."""
-    tensor = graph.stored[axis.parameter].detach()
+    tensor = tensor.detach()
     if not tensor.is_floating_point():  # positions to pick say nothing of what they pick
         return torch.zeros(axis.labels.numel())
     kept = {axis.dim}
