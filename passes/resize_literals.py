@@ -1,5 +1,6 @@
 """Recompute literal sizes in a graph whose channels are about to shrink."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -60,6 +61,7 @@ class ResizeLiterals(Pass):
         return PassResult(result, rebuild.modified)
 
 
+_ADDED = ("kept_size", "whole")  # how the names of nodes begin that rules add
 _PICKS = ("index_select", "getitem")  # a later one may have looked through them
 
 
@@ -74,8 +76,9 @@ class _Rebuild:
         self.table = table
         self.root = root
         self.new = fx.Graph(tracer_cls=root.graph._tracer_cls)
-        for node in root.graph.nodes:  # nodes that a rule adds cannot take one of these names
-            self.new._graph_namespace.create_name(node.name, None)  # noqa: SLF001 - the only way
+        for node in root.graph.nodes:  # names that an earlier run gave, and this one would again
+            if node.name.startswith(_ADDED) or POSITIONS in node.name:
+                self.new._graph_namespace.create_name(node.name, None)  # noqa: SLF001 - the only way
         self.modules = modules_of(root)
         self.names = parameter_names(root)
         self.options: list[tuple[str, str, Any]] = []  # of modules: target, name, new value
@@ -91,20 +94,25 @@ class _Rebuild:
                 self.known[node] = found
                 return
         args, kwargs = map_arg((node.args, node.kwargs), lambda source: self.known[source])
+        rule, options = self._rule(node)
+        if rule is None or rule.resize is None:
+            self._copied(node, node.op, node.target, args, kwargs)
+            return
         call = Call(
             self._name(node), twin, list(args), dict(kwargs), self.kept, self.new,
             node.target, self._weight(node), constants=self.constants,
             repack=self.repack,
         )  # fmt: skip
-        self._resize(node, call)
+        self._resize(node, call, rule.resize, options)
         if call.instead is not None:
             self.known[node] = call.instead
             self.modified = True
             return
         op = node.op if call.target is node.target else "call_function"
-        made = self.new.create_node(
-            op, call.target, tuple(call.args), call.kwargs, node.name, node.type
-        )
+        self._copied(node, op, call.target, tuple(call.args), call.kwargs)
+
+    def _copied(self, node: fx.Node, op: str, target: Any, args: Any, kwargs: Any) -> None:
+        made = self.new.create_node(op, target, args, kwargs, node.name, node.type)
         made.name = node.name
         made.meta = {key: value for key, value in node.meta.items() if key != "val"}
         self.known[node] = made
@@ -133,16 +141,19 @@ class _Rebuild:
             return type(self.modules[str(node.target)]).__name__.lower()
         return canonical(node.target)
 
-    def _resize(self, node: fx.Node, call: Call) -> None:
-        rule, options = self._rule(node)
-        if rule is None or rule.resize is None:
-            return
+    def _resize(
+        self,
+        node: fx.Node,
+        call: Call,
+        resize: Callable[[Call], None],
+        options: dict[str, Any],
+    ) -> None:
         before = (call.target, list(call.args), dict(call.kwargs))
         call.kwargs.update(options)
-        rule.resize(call)
-        for name in options:
-            value = call.kwargs.pop(name, options[name])
-            if value != options[name]:
+        resize(call)
+        for name, old in options.items():
+            value = call.kwargs.pop(name, old)
+            if value != old:
                 self.options.append((str(node.target), name, value))
                 self.modified = True
         self.modified |= before != (call.target, call.args, call.kwargs)

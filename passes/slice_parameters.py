@@ -25,6 +25,7 @@ class SliceParameters(Pass):
 
     plan: Plan
     name: ClassVar[str] = "slice-parameters"
+    edits_graph: ClassVar[bool] = False
     keeps_outputs: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule) -> PassResult:
@@ -35,11 +36,13 @@ class SliceParameters(Pass):
         """Replace every tensor by its kept part, one after the other."""
         stored = stored_tensors(graph_module)
         sliced: dict[str, Tensor] = {}
+        resized: list[str] = []
         for names in names_of(stored).values():
             planned = next((name for name in names if name in self.plan.kept), names[0])
             old = stored[planned]
             new = like(old, slice_tensor(old, self.plan.kept.get(planned, ())))
             sliced.update(dict.fromkeys(names, new))
+            resized += names if planned in self.plan.kept else ()
         put_all(graph_module, sliced)
-        self.plan.resize_modules(graph_module)
+        self.plan.resize_modules(graph_module, resized)
         return PassResult(graph_module, modified=True)

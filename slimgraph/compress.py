@@ -146,7 +146,7 @@ def _check_shapes(slim: fx.GraphModule, kept: KeptChannels) -> None:
 
 def make_plan(graph: DependencyGraph, kept: KeptChannels) -> Plan:
     """Write down what is kept of every parameter and buffer."""
-    stored = stored_tensors(graph.traced)
+    stored = graph.stored
     names = names_of(stored)  # a tied weight is kept under all its names
     padded: dict[str, Kept] = {}
     for name, entries in kept.parameters():

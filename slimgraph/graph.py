@@ -56,9 +56,9 @@ class DependencyGraph:
         found = components_of([(edge.left, edge.right) for edge in self.ledger.edges], self.size)
         return torch.from_numpy(found.astype(np.int64))
 
-    @cached_property
+    @property
     def stored(self) -> dict[str, Tensor]:
-        """Every parameter and buffer of the model, by name."""
+        """Every parameter and buffer that the model holds now, by name."""
         return stored_tensors(self.traced)
 
     @property

@@ -32,12 +32,16 @@ def made_by_function(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     if not args or not _is_plain(args[0]):
         return None
     if target in _ARITHMETIC:
-        return args[0].detach() if not kwargs and _alike(args) else None
+        made = None if kwargs else _combined(*args)
+        in_place = target in (operator.iadd, operator.imul)
+        return None if in_place and made is not None and made.shape != args[0].shape else made
     if target in _MEANS:
         return _mean(*args, **kwargs) if kwargs.keys() <= {"dim", "keepdim"} else None
     plain = all(isinstance(value, bool | int | float) for value in (*args[1:], *kwargs.values()))
     if target in _POINTWISE:
         return args[0].detach() if plain and args[0].is_contiguous() else None
+    if target is F.layer_norm and not kwargs:
+        return _normalized(*args[:4])
     if target is F.adaptive_avg_pool2d and len(args) == 2 and not kwargs:
         return _adaptive(args[0], args[1])
     return None
@@ -69,8 +73,15 @@ _EMPTY = torch.empty  # while a model is traced, `torch.empty` records calls
 
 
 def _empty(like: Tensor, shape: Sequence[int]) -> Tensor:
-    """Make a data-less tensor; `Tensor.new_empty` is Python there."""
+    """Make a data-less contiguous tensor; `Tensor.new_empty` is Python there."""
     return _EMPTY(shape, dtype=like.dtype, device="meta")
+
+
+def _is_image(value: Tensor) -> bool:
+    """Return whether a tensor is contiguous, or its channels lie last in memory."""
+    if value.is_contiguous():
+        return True
+    return value.ndim == 4 and value.is_contiguous(memory_format=torch.channels_last)
 
 
 def _is_plain(value: Any) -> bool:
@@ -82,6 +93,8 @@ def _joined(tensors: Sequence[Any], dim: int = 0) -> Tensor | None:
     first = tensors[0]
     if not isinstance(first, Tensor) or not -first.ndim <= dim < first.ndim:
         return None
+    if not all(tensor.is_contiguous() for tensor in tensors):
+        return None
     if len({(t.dtype, t.shape[:dim], t.shape[dim:][1:]) for t in tensors}) > 1:
         return None
     shape = list(first.shape)
@@ -89,15 +102,28 @@ def _joined(tensors: Sequence[Any], dim: int = 0) -> Tensor | None:
     return _empty(first, shape)
 
 
-def _alike(args: tuple[Any, ...]) -> bool:
-    """Return whether a tensor meets others of its kind only, or plain numbers."""
-    first, *others = args
-    return all(
-        (other.shape, other.stride(), other.dtype) == (first.shape, first.stride(), first.dtype)
-        if isinstance(other, Tensor)
-        else isinstance(other, int | float)
-        for other in others
-    )
+def _combined(first: Tensor, other: Any = None, *rest: Any) -> Tensor | None:
+    """Return what arithmetic makes of a tensor and one of its dtype, or a plain number."""
+    if rest or not isinstance(other, Tensor):
+        return first.detach() if not rest and type(other) in (int, float) else None
+    if other.dtype != first.dtype:
+        return None
+    if (other.shape, other.stride()) == (first.shape, first.stride()):
+        return first.detach()
+    small, large = sorted((first, other), key=Tensor.numel)
+    at_most_one = sum(n > 1 for n in small.shape) <= 1  # so it says nothing of the order of dims
+    if at_most_one and _is_image(large) and _spreads(small.shape, large.shape):
+        return large.detach()
+    if first.ndim != other.ndim or not (first.is_contiguous() and other.is_contiguous()):
+        return None
+    pairs = list(zip(first.shape, other.shape, strict=True))
+    fits = all(one == two or 1 in (one, two) for one, two in pairs)
+    return _empty(first, [two if one == 1 else one for one, two in pairs]) if fits else None
+
+
+def _spreads(small: Sequence[int], large: Sequence[int]) -> bool:
+    pairs = zip(reversed(small), reversed(large), strict=False)
+    return len(small) <= len(large) and all(one in (1, two) for one, two in pairs)
 
 
 def _mean(input: Tensor, dim: Any = None, keepdim: Any = None) -> Tensor | None:
@@ -118,27 +144,35 @@ def _same(_: nn.Module, input: Tensor) -> Tensor:
     return input.detach()
 
 
-def _batch_norm(ndim: int) -> Callable[[nn.Module, Tensor], Tensor | None]:
+def _batch_norm(*ranks: int) -> Callable[[nn.Module, Tensor], Tensor | None]:
     def rule(module: nn.Module, input: Tensor) -> Tensor | None:
         held = (*module._parameters.values(), *module._buffers.values())
         tensors = [t for t in held if t is not None and t.ndim]
         fits = all(len(t) == input.shape[1] and t.dtype == input.dtype for t in tensors)
-        return input.detach() if input.ndim == ndim and fits else None
+        return input.detach() if input.ndim in ranks and fits and _is_image(input) else None
 
     return rule
 
 
 def _layer_norm(module: Any, input: Tensor) -> Tensor | None:
-    sizes = module.normalized_shape
-    held = [t.shape for t in module._parameters.values() if t is not None]
-    if not input.is_contiguous() or any(tuple(shape) != sizes for shape in held):
+    return _normalized(input, module.normalized_shape, *module._parameters.values())
+
+
+def _normalized(
+    input: Tensor, sizes: Any, weight: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor | None:
+    """Return what `layer_norm` makes, contiguous whatever its input is."""
+    if not isinstance(sizes, list | tuple) or tuple(input.shape[-len(sizes) :]) != tuple(sizes):
         return None
-    return input.detach() if tuple(input.shape[-len(sizes) :]) == sizes else None
+    held = [t for t in (weight, bias) if t is not None]
+    if any(tuple(t.shape) != tuple(sizes) or t.dtype != input.dtype for t in held):
+        return None
+    return _empty(input, input.shape)
 
 
 def _linear(module: Any, input: Tensor) -> Tensor | None:
     weight = module._parameters["weight"]
-    if not input.is_contiguous() or weight is None or input.shape[-1:] != weight.shape[1:]:
+    if weight is None or input.ndim < 2 or input.shape[-1:] != weight.shape[1:]:
         return None
     bias = module._parameters["bias"]
     if bias is not None and bias.shape != weight.shape[:1]:
@@ -158,7 +192,7 @@ def _convolution(module: Any, input: Tensor) -> Tensor | None:
 
 def _fits(weight: Tensor, bias: Tensor | None, groups: int, input: Tensor) -> bool:
     """Return whether a convolution takes what it gets, and nothing is laid out strangely."""
-    if not (input.ndim == weight.ndim and input.is_contiguous() and weight.is_contiguous()):
+    if not (input.ndim == weight.ndim and _is_image(input) and weight.is_contiguous()):
         return False
     if input.shape[1] != weight.shape[1] * groups or len(weight) % groups:
         return False
@@ -176,7 +210,11 @@ def _slid(
     """Return what a window makes that slides over all dims behind the channels."""
     windows = zip(input.shape[2:], kernel, stride, padding, dilation, strict=True)
     sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in windows]
-    return _empty(input, (len(input), channels, *sizes)) if min(sizes) > 0 else None
+    if min(sizes) <= 0:
+        return None
+    kind = torch.contiguous_format if input.is_contiguous() else torch.channels_last
+    shape = (len(input), channels, *sizes)
+    return _EMPTY(shape, dtype=input.dtype, device="meta", memory_format=kind)
 
 
 def _pool(module: Any, input: Tensor) -> Tensor | None:
@@ -185,7 +223,7 @@ def _pool(module: Any, input: Tensor) -> Tensor | None:
     kernel, stride, padding, dilation = ((x, x) if isinstance(x, int) else x for x in given)
     if input.ndim != 4 or module.ceil_mode or getattr(module, "return_indices", False):
         return None
-    if not input.is_contiguous() or any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+    if not _is_image(input) or any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
         return None
     return _slid(input, input.shape[1], kernel, stride, padding, dilation)
 
@@ -206,6 +244,7 @@ _MODULES: dict[type[nn.Module], Callable[[Any, Tensor], Tensor | None]] = {
          nn.Dropout, nn.Dropout2d, nn.Identity),
         _same,
     ),
+    nn.BatchNorm1d: _batch_norm(2, 3),
     nn.BatchNorm2d: _batch_norm(4),
     nn.BatchNorm3d: _batch_norm(5),
     nn.LayerNorm: _layer_norm,

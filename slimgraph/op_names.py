@@ -17,6 +17,14 @@ def canonical(target: Any) -> str:
         >>> canonical(torch.ops.aten.add_.Tensor), canonical(operator.iadd), canonical("relu_")
         ('add', 'add', 'relu')
     """
+    try:
+        return _canonical(target)
+    except TypeError:  # somebody's callable that cannot be hashed
+        return _canonical.__wrapped__(target)
+
+
+@lru_cache(maxsize=4096)
+def _canonical(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
         space, name = str(target).split(".")[:2]
         if space != "aten":  # somebody's own op

@@ -1,7 +1,7 @@
 """Plans: for every parameter and buffer, which positions of which dims are kept."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -186,17 +186,23 @@ class Plan(Shown):
                 hint,
             )
 
-    def resize_modules(self, model: nn.Module) -> None:
-        """Set what torch.nn modules say of their sizes, of those the plan slices or changes."""
+    def resize_modules(self, model: nn.Module, resized: Iterable[str] | None = None) -> None:
+        """Set what torch.nn modules say of their sizes, of those the plan slices or changes.
+
+        Args:
+            model: Its tensors have their new sizes already.
+            resized: Names of these tensors, if they are known.
+        """
         modules = modules_of(model)
         for name, changed in self.options.items():
             form = DEFAULT_TABLE.form_of(modules[name]) if name in modules else None
             if form is None or not changed.keys() <= set(form.options):
                 raise PlanError(f"the model has no module `{name}` with settings {set(changed)}")
             vars(modules[name]).update(changed)
-        stored = stored_tensors(model)
-        names = names_of(stored)  # tied weights stand under one name in `kept`
-        resized = {alias for name in self.kept for alias in names[id(stored[name])]}
+        if resized is None:
+            stored = stored_tensors(model)
+            names = names_of(stored)  # tied weights stand under one name in `kept`
+            resized = [alias for name in self.kept for alias in names[id(stored[name])]]
         for owner in {name.rpartition(".")[0] for name in resized}:
             module = modules[owner]
             form = DEFAULT_TABLE.form_of(module)

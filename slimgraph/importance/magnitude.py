@@ -23,22 +23,22 @@ def _accumulate(graph: DependencyGraph, roles: Iterable[str], order: int) -> tup
     Raises:
         SlimgraphError: A weight holds NaN or infinite numbers, which its norms show.
     """
-    total = torch.zeros(len(graph.frozen), dtype=torch.float64)
-    count = torch.zeros_like(total)
-    for axis in graph.ledger.axes.values():
-        if axis.role in roles:
-            norms = _norms(graph, axis, order).double().cpu()
-            channels = graph.component[axis.labels.flatten()]
-            total.index_add_(0, channels, norms**order)
-            count.index_add_(0, channels, torch.ones_like(norms))
+    axes = [axis for axis in graph.ledger.axes.values() if axis.role in roles]
+    empty = torch.zeros(0, dtype=torch.long)
+    channels = graph.component[torch.cat([empty, *(axis.labels.flatten() for axis in axes)])]
+    norms = torch.cat(
+        [empty.double(), *(_norms(graph, axis, order).double().cpu() for axis in axes)]
+    )
+    total = torch.bincount(channels, norms**order, minlength=len(graph.frozen))
+    count = torch.bincount(channels, minlength=len(graph.frozen)).double()
     if not bool(total.isfinite().all()):
         check_finite(graph)
     return total, count
 
 
-def _norms(graph: DependencyGraph, axis: Axis, order: int) -> Tensor:
+def _norms(tensor: Tensor, axis: Axis, order: int) -> Tensor:
     """Return the norm of the weights at each position of an axis."""
-    tensor = graph.stored[axis.parameter].detach()
+    tensor = tensor.detach()
     if not tensor.is_floating_point():  # positions to pick say nothing of what they pick
         return torch.zeros(axis.labels.numel())
     kept = {axis.dim}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,7 +36,7 @@ class Legality:
         for block in self.graph.ledger.blocks:
             channels = self.graph.component[block.labels]
             partner = None if block.partner is None else self.graph.component[block.partner]
-            if partner is not None or len(channels.flatten(0, -2).unique(dim=0)) > 1:
+            if partner is not None or len(_distinct(channels)) > 1:
                 found.append((channels, partner))
         return found
 
@@ -43,18 +44,27 @@ class Legality:
     def never_empty(self) -> list[Tensor]:
         """Sets of channels of which one must stay: every group, weight dim and split piece."""
         sets = [group.components for group in self.graph.groups]
-        labels = [axis.labels.flatten() for axis in self.graph.ledger.axes.values()]
+        labels = [axis.labels for axis in self.graph.ledger.axes.values()]
         for node in self.graph.traced.graph.nodes:
             if self.graph.kinds.get(node) == "movement":
                 values = self.graph.values_at(node)
-                labels += [compact(layer).flatten() for v in values for layer in v.layers]
-        seen = {tuple(own.tolist()) for own in sets}
-        for own in labels:
-            if 0 not in own and len(own) > 1:
-                key = tuple(self.graph.component[own].unique().tolist())
-                if key not in seen:
-                    seen.add(key)
-                    sets.append(torch.tensor(key))
+                labels += [compact(layer) for v in values for layer in v.layers]
+        whole = [own.numpy() for own in sets]
+        component, index = self.graph.component.numpy(), self.graph.group_index.numpy()
+        seen, marked = set(), np.zeros(len(index), dtype=bool)
+        for own in {id(own): own for own in labels}.values():
+            flat = own.numpy().ravel()
+            channels = component[flat]
+            group = whole[index[channels[0]]] if index[channels[0]] >= 0 else channels[:0]
+            marked[channels] = True
+            holds_group = len(group) and marked[group].all()
+            marked[channels] = False
+            if holds_group or len(flat) < 2 or not flat.all():
+                continue  # a group is among the sets, so what holds all of it is never empty
+            key = np.unique(channels)
+            if key.tobytes() not in seen:
+                seen.add(key.tobytes())
+                sets.append(torch.from_numpy(key))
         return sets
 
     @cached_property
@@ -66,7 +76,7 @@ class Legality:
         atoms = torch.arange(len(self.scores))
         taken = torch.zeros(len(self.scores), dtype=torch.bool)
         for channels, _ in self.blocks:
-            rows = channels.flatten(0, -2).unique(dim=0)
+            rows = _distinct(channels)
             flat = rows.flatten()
             if bool(taken[flat].any()) or len(flat.unique()) != len(flat):
                 continue  # overlaps another block; `repair` evens the counts out
@@ -113,11 +123,7 @@ class Legality:
             for own, (_, partner) in zip(rows, self.blocks, strict=True)
         ]
         owner = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(own) for own in rows]))
-        return (
-            Segments.of([row for own in rows for row in own]),
-            Segments.of([row for own in partners for row in own]),
-            owner,
-        )
+        return Segments.of_rows(rows), Segments.of_rows(partners), owner
 
     def _suspects(self, keep: Tensor) -> list[int]:
         """Find the blocks whose rows differ in length, or from their partners, or are nested."""
@@ -165,6 +171,12 @@ class Legality:
             self._revive(keep, channels, wanted - count)
 
 
+def _distinct(channels: Tensor) -> Tensor:
+    """Return the different rows of a block along its last dim."""
+    rows = channels.flatten(0, -2)
+    return rows if int(rows.flatten().bincount().max()) == 1 else rows.unique(dim=0)
+
+
 @dataclass(frozen=True, eq=False)
 class Segments:
     """Many sets of channels in one vector, to count in all of them at once.
@@ -185,6 +197,13 @@ class Segments:
         lengths = torch.tensor([len(own) for own in sets], dtype=torch.long)
         flat = torch.cat([torch.zeros(0, dtype=torch.long), *sets])
         return cls(flat, torch.arange(len(sets)).repeat_interleave(lengths), len(sets))
+
+    @classmethod
+    def of_rows(cls, blocks: Sequence[Tensor]) -> "Segments":
+        """Join sets of channels that are the rows of matrices."""
+        lengths = torch.tensor([rows.shape[1] for rows in blocks for _ in range(len(rows))])
+        flat = torch.cat([rows.flatten() for rows in blocks])
+        return cls(flat, torch.arange(len(lengths)).repeat_interleave(lengths), len(lengths))
 
     def count(self, keep: Tensor) -> Tensor:
         """Count the kept members of each set. Shape: (sets,)."""

@@ -1,8 +1,10 @@
-"""One measurement in a process of its own: `python -m tools.bench.measure TOOL NETWORK`.
+"""One measurement, in a process that is ready for it; `tools.bench.compile` makes many of them.
 
-Prints one line of JSON. The process first runs the tool on resnet18, so that imports and
-lazily made tables do not count; nor does the garbage collector look again and again, at times of
-its own choosing, at what the imports made.
+    python -m tools.bench.measure slimgraph resnet50       # prints one line of JSON
+
+The process first runs the tool on small networks, so that imports and lazily made tables do not
+count; nor does the garbage collector look again and again, at times of its own choosing, at what
+the imports made.
 """
 
 import gc
@@ -10,19 +12,27 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+from torchvision.models import VisionTransformer
 
-from tools.bench.networks import build, example
+import slimgraph as sg
+from slimgraph.graph import DependencyGraph
+from slimgraph.mask import Mask
+from slimgraph.select.blocks import Legality
+from slimgraph.shapes import shallow
+from tools.bench.networks import build, classes, example
 
 Record = dict[str, Any]
 MEGABYTE = 1e6
-WARM_UP = "resnet18"
+WARM_UP = ("resnet18", "mobilenet_v3_small")
 
 
 class Watch:
@@ -44,46 +54,67 @@ class Watch:
 
 def slimgraph(model: nn.Module, inputs: Tensor, watch: Watch) -> Callable[[], nn.Module]:
     """Trace, analyse, choose the better half of every group by its l2 norm, compress."""
-    import slimgraph as sg
-
     with watch.phase("trace"):
         traced = sg.trace(model, inputs)
     with watch.phase("analyze"):
         graph = sg.analyze(traced)
     with watch.phase("choose"):
-        scores = sg.score(graph, "l2")
-        mask = {
-            group.name: _better_half(scores[group.components])
-            for group in graph.groups
-            if group.prunable
-        }
+        mask = Mask.of_channels(graph, better_half(graph, sg.score(graph, "l2")))
     with watch.phase("compress"):
         slim = sg.compress(graph, mask)
     return lambda: slim
 
 
-def _better_half(scores: Tensor) -> Tensor:
-    keep = torch.zeros(len(scores), dtype=torch.bool)
-    keep[scores.argsort(descending=True)[: len(scores) - len(scores) // 2]] = True
-    return keep
+def better_half(graph: DependencyGraph, scores: Tensor) -> Tensor:
+    """Keep the better half of every group; of blocks that stay equally long, as much of each.
+
+    Args:
+        graph: The groups.
+        scores: Higher = keep. Shape: (channels,).
+
+    Returns:
+        Bool tensor that `compress` accepts. Shape: (channels,).
+    """
+    legality = Legality(graph, scores)
+    atoms = legality.atoms  # channels of one number leave together
+    sizes = torch.bincount(atoms, minlength=len(atoms))
+    worth = (torch.bincount(atoms, scores, minlength=len(atoms)) / sizes.clamp(min=1))[atoms]
+    group = graph.group_index
+    order = torch.from_numpy(np.lexsort((atoms.numpy(), worth.numpy(), group.numpy())))
+    sets, lengths = atoms[order].unique_consecutive(return_counts=True)
+    ends = lengths.cumsum(0)
+    firsts = torch.searchsorted(group[order], group[sets])  # where each group begins
+    halves = torch.bincount(group.clamp(min=0), group >= 0)[group[sets].clamp(min=0)] // 2
+    gone = (ends - firsts <= halves) & (group[sets] >= 0)
+    leaves = torch.zeros(len(atoms), dtype=torch.bool)
+    leaves[sets[gone]] = True
+    keep = ~leaves[atoms] | graph.frozen | scores.isinf()
+    return legality.repair(keep) if legality.blocks else keep
 
 
 def torch_pruning(model: nn.Module, inputs: Tensor, watch: Watch) -> Callable[[], nn.Module]:
-    """Build the dependency graph, score and choose by the l2 norm, prune in place."""
+    """Do as its README does: build the graph, score and choose by the l2 norm, prune in place."""
     import torch_pruning as tp
 
+    last = [m for m in model.modules() if _makes(m) == classes(model)]
     with watch.phase("build"):
-        last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-        pruner = tp.pruner.MetaPruner(
+        pruner = tp.pruner.BasePruner(
             model,
             inputs,
-            importance=tp.importance.MagnitudeImportance(p=2),
+            importance=tp.importance.GroupMagnitudeImportance(p=2),
             pruning_ratio=0.5,
-            ignored_layers=[last],
+            ignored_layers=last,
         )
     with watch.phase("step"):
         pruner.step()
+        if isinstance(model, VisionTransformer):  # it must be told of sizes the model remembers
+            model.hidden_dim = model.conv_proj.out_channels
     return lambda: model
+
+
+def _makes(module: nn.Module) -> int | None:
+    """Return how many channels a layer makes, if it could be a classifier."""
+    return getattr(module, "out_features", getattr(module, "out_channels", None))
 
 
 def limit(model: nn.Module, inputs: Tensor, watch: Watch) -> Callable[[], nn.Module]:
@@ -103,8 +134,6 @@ def limit(model: nn.Module, inputs: Tensor, watch: Watch) -> Callable[[], nn.Mod
 
 def build_on_meta(model: nn.Module) -> nn.Module:
     """Copy a model without its numbers."""
-    from slimgraph.shapes import shallow
-
     return shallow(model, lambda tensor: tensor.to("meta"))
 
 
@@ -127,10 +156,17 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
+def warm_up(tools: Iterable[str] = ()) -> None:
+    """Run tools, by default all of them, on small networks, on one thread."""
+    torch.set_num_threads(1)
+    for tool in tools or TOOLS:
+        for network in WARM_UP:
+            TOOLS[tool](build(network), example(network), Watch())
+
+
 def measure(tool: str, network: str) -> Record:
     """Run a tool on a network once, timed, after a warm-up."""
-    torch.set_num_threads(1)
-    TOOLS[tool](build(WARM_UP), example(WARM_UP), Watch())
+    warm_up([tool])  # a forked process gets its own pages that way
     torch.manual_seed(0)
     model, inputs, watch = build(network), example(network), Watch()
     before = parameters(model)
@@ -142,7 +178,9 @@ def measure(tool: str, network: str) -> Record:
     top = peak()
     slim = result()
     with torch.no_grad():
-        slim(inputs)  # what it made must run
+        made = tree_leaves(slim(inputs))[0]  # what it made must run
+    if made.shape[1] != classes(model):
+        raise RuntimeError(f"{tool} left {made.shape[1]} classes of {classes(model)}")
     return {
         "phases": watch.phases,
         "wall": sum(phase["wall"] for phase in watch.phases.values()),
