@@ -21,7 +21,8 @@ def check_positions(name: str, entries: Sequence[Tensor | None], shape: Shape) -
         if positions is None:
             continue
         bad = positions.dtype != torch.long or positions.ndim not in (1, 2) or not positions.numel()
-        if bad or int(positions.min()) < 0 or int(positions.max()) >= size:
+        twice = not bad and bool((positions.sort(-1).values.diff(dim=-1) == 0).any())
+        if bad or twice or int(positions.min()) < 0 or int(positions.max()) >= size:
             raise PlanError(f"the kept positions of `{name}` do not fit its shape {shape}")
 
 

@@ -30,7 +30,7 @@ from tests.nets.recipes.net import SIDE, Recipe, RecipeNet
 
 PASSES = (EliminateIdentity(), FoldBatchNorm(), EliminateDeadNodes(), ReorderChannels())
 SHARE = 0.4  # of the channels that a mask removes
-FEW = 0.2
+FEW = 0.08
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,9 @@ def _both(case: RandomCase, once: sg.DependencyGraph, mask: sg.Mask) -> sg.Mask 
     first = KeptChannels(case.graph, keep_channels(case.graph, case.mask))
     second = KeptChannels(once, keep_channels(once, mask))
     later = {axis[:2]: second.alive(axis.labels).flatten() for axis in once.ledger.axes.values()}
+    new = later.keys() - case.graph.ledger.axes.keys()
+    if not all(bool(later[key].all()) for key in new):
+        return None
     component = case.graph.component
     lost, kept = (torch.zeros(len(first.channels), dtype=torch.bool) for _ in range(2))
     for axis in case.graph.ledger.opened:
@@ -203,7 +206,7 @@ def passes_keep_outputs_and_are_idempotent(case: RandomCase) -> None:
 
 
 def selections_are_exact(case: RandomCase) -> None:
-    selecting = _selecting_everywhere(case.traced)
+    selecting = _selecting(case.traced, case.seed % 3)
     graph = sg.analyze(selecting)
     mask = random_mask(graph, case.seed + 3, SHARE)
     slim = sg.compress(graph, mask)
@@ -214,9 +217,10 @@ def selections_are_exact(case: RandomCase) -> None:
     case.assert_same(sg.masked(ordered, again), sg.compress(ordered, again))
 
 
-def _selecting_everywhere(traced: fx.GraphModule) -> fx.GraphModule:
-    """Put a selection in front of every module that can have one."""
-    for name in dict.fromkeys(n.target for n in traced.graph.nodes if n.op == "call_module"):
+def _selecting(traced: fx.GraphModule, first: int) -> fx.GraphModule:
+    """Put a selection in front of every third module, if it can have one."""
+    called = dict.fromkeys(n.target for n in traced.graph.nodes if n.op == "call_module")
+    for name in list(called)[first::3]:
         with suppress(UnknownGroupError):
             traced = sg.with_selections(traced, [str(name)])
     return traced

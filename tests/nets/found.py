@@ -84,6 +84,16 @@ class TiedDecoder(Net):
         return self.head(F.conv_transpose2d(x, self.mid.weight, padding=1))
 
 
+class AfterSigmoid(Net):
+    """A gate of a norm's result: a channel whose scale is zero is the sigmoid of its shift."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"stem": conv(3, 8), "norm": nn.BatchNorm2d(8), "head": conv(8, 2)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.sigmoid(self.norm(self.stem(x))))
+
+
 class OverChannels(Net):
     """ECA: a convolution over the channels, which keep their old neighbours."""
 
@@ -126,5 +136,6 @@ EXAMPLES = {
     "blocks summed up": Example(BlocksSummedUp, {"stem": 4, "einsum[heads]": 4}),
     "dot products": Example(DotProducts, {"stem": 8, "matrix": 3}, reads={"matrix": (0,)}),
     "convolution over channels": Example(OverChannels, {"stem": 8}, rest=True),
+    "sigmoid behind a norm": Example(AfterSigmoid, {"stem": 8}, keeps_zero=False),
     "tied decoder": Example(TiedDecoder, {"stem": 8, "mid": 6}, rest=True, keeps_zero=False),
 }

@@ -4,8 +4,8 @@
     python -m tools.laws --cases 200 --seed 7     # other ones, not recorded unless --output says
     python -m tools.laws --case 1234              # one of them once more, with its traceback
 
-Stop it whenever you like: the next run goes on where this one was. The exit code is 1 if any case
-failed; failures are kept with the smallest recipe that fails alike.
+Stop it whenever you like: the next run tries what failed once more and goes on where this one was.
+The exit code is 1 if any case failed; failures are kept with the smallest recipe that fails alike.
 """
 
 import argparse
@@ -77,20 +77,22 @@ def _count(record: dict[str, Any], outcome: Outcome) -> None:
 
 
 def _run(asked: argparse.Namespace, record: dict[str, Any]) -> None:
-    """Run what is missing; outcomes come in order, so `done` says it all."""
-    seeds = range(asked.seed + record["done"], asked.seed + asked.cases)
+    """Run what failed before and what is missing, in order, so that `done` says it all."""
+    failed = [failure["seed"] for failure in record["failures"]]
+    seeds = [*failed, *range(asked.seed + record["done"], asked.seed + asked.cases)]
+    record |= {"done": record["done"] - len(failed), "failures": []}
     before, started, written = record["seconds"], time.monotonic(), time.monotonic()
     context = multiprocessing.get_context("spawn")
     with context.Pool(asked.processes) as pool, Progress(console=Console(stderr=True)) as bar:
         progress = bar.add_task("laws", total=asked.cases, completed=record["done"])
-        for outcome in pool.imap(run_case, seeds, chunksize=4):
+        for finished, outcome in enumerate(pool.imap(run_case, seeds, chunksize=4), 1):
             _count(record, outcome)
             record["seconds"] = round(before + time.monotonic() - started, 1)
             bar.advance(progress)
             if outcome.failure is not None:
                 line = f"seed {outcome.seed}: {outcome.failure['property']}"
                 bar.console.print(f"{line}: {outcome.failure['error']}", markup=False)
-            if time.monotonic() - written > EVERY:
+            if time.monotonic() - written > EVERY and finished >= len(failed):
                 written = time.monotonic()
                 _write(asked.output, record)
     _write(asked.output, record)

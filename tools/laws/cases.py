@@ -38,6 +38,7 @@ def run_case(seed: int) -> Outcome:
         return Outcome(seed, check(RandomCase(recipe, seed)))
     except Exception as error:
         text = "".join(traceback.format_exception(error))[-2000:]
+        text = re.sub(r'File "[^"]*/', 'File "', text)  # no folders of this machine
     name, kind = _complaint(recipe, seed) or ("the net is untouched", "AssertionError")
     small = _shrunken(recipe, seed, (name, kind))
     failure = {
