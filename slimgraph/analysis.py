@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
@@ -68,29 +69,34 @@ def analyze(
         message = f"{why} at {where}; the channels it touches stay (docs/add-an-op.md)"
         warnings.warn(message, UnknownOpWarning, stacklevel=2)
     graph = DependencyGraph(traced, walk.ledger, walk.values, walk.kinds, rules)
-    sharing = _heads_that_share(graph)
-    for left, right, node in sharing:
-        walk.ledger.couple(left, right, node)
-    if not sharing and not freeze:
+    while ties := _ties_of_heads(graph):
+        for left, right, node in ties:
+            walk.ledger.couple(left, right, node)
+        graph = DependencyGraph(traced, walk.ledger, walk.values, walk.kinds, rules)
+    if not freeze:
         return graph
     for labels, node in frozen_labels(graph, freeze):
         walk.ledger.freeze(labels, node, ASKED)
     return DependencyGraph(traced, walk.ledger, walk.values, walk.kinds, rules)
 
 
-def _heads_that_share(graph: DependencyGraph) -> list[tuple[Tensor, Tensor, fx.Node]]:
-    """Find labels of blocks that have channels in common, so that they leave together.
+def _ties_of_heads(graph: DependencyGraph) -> list[tuple[Tensor, Tensor, fx.Node]]:
+    """Find what leaves together because of the blocks it stands for, or is, and is not tied.
 
-    So do the heads of queries that share one head of keys.
+    Labels of blocks that have channels in common do, such as heads of queries that share one head
+    of keys. So does a label with its block if that is a single channel.
     """
     found = []
     for labels, node, partner, heads in graph.ledger.blocks:
         if not heads or partner is None:
             continue
-        channels, order = graph.component[labels].flatten().sort()
-        owners = partner.flatten().repeat_interleave(labels.shape[1])[order]
+        rows, tops = graph.component[labels], partner.flatten()
+        single = (rows == rows[:, :1]).all(1) & (rows[:, 0] != graph.component[0])
+        channels, order = rows.flatten().sort()
+        owners = tops.repeat_interleave(rows.shape[1])[order]
         same = (channels[1:] == channels[:-1]) & (channels[1:] != graph.component[0])
-        left, right = owners[1:][same], owners[:-1][same]
+        left = torch.cat([tops[single], owners[1:][same]])
+        right = torch.cat([labels[single, 0], owners[:-1][same]])
         if bool((graph.component[left] != graph.component[right]).any()):
             found.append((left, right, node))
     return found

@@ -196,6 +196,20 @@ class SelectiveKernel(Net):
         return self.head((both * gate[..., None, None]).sum(1))
 
 
+class SelectiveKernelOfOne(Net):
+    """One layer makes the gates of both branches: those of a channel are one, and so leave."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"a": conv(3, 8), "b": conv(3, 8, 5), "down": nn.Linear(8, 4),
+                "up": nn.Linear(4, 16), "head": conv(8, 2)}  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.stack([F.relu(self.a(x)), F.relu(self.b(x))], 1)
+        down = F.relu(self.down(both.sum(1).mean((2, 3))))
+        gate = self.up(down).view(x.shape[0], 2, -1).softmax(1)
+        return self.head((both * gate[..., None, None]).sum(1))
+
+
 class CoordinateAttention(Net):
     """Rows and columns are pooled, joined, mixed and split again."""
 
@@ -267,6 +281,7 @@ EXAMPLES = {
     ),
     "split attention": Example(SplitAttention, {"stem": 8, "down": 4}, rest=True),
     "selective kernel": Example(SelectiveKernel, {"a": 8, "down": 4}, rest=True),
+    "selective kernel of one layer": Example(SelectiveKernelOfOne, {"a": 8, "down": 4}, rest=True),
     "coordinate attention": Example(CoordinateAttention, {"stem": 8, "mix": 4}, keeps_zero=False),
     "pixel shuffle in one dimension": Example(Shuffle1d, {"stem": 4, "mid": 6}, sequence),
     "mixture of experts": Example(
