@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from slimgraph.effects import Effect
 from slimgraph.pass_manager import Pass, PassResult, clone
-from slimgraph.shapes import place, tensors_of
+from slimgraph.shapes import attribute, place, tensors_of
 from slimgraph.shifts import shift_all
 
 
@@ -71,6 +71,23 @@ class FoldConstants(Pass):
             "carriers": tuple(place(effect.node) for effect in self.effects if not effect.bias),
         }
 
+    def added(self, before: fx.GraphModule, slim: fx.GraphModule) -> list[tuple[Tensor, Tensor]]:
+        """Return the parameters that the model did not have, each with the weight beside it.
+
+        Args:
+            before: The model before.
+            slim: A result of the pass.
+        """
+        known = {name for name, _ in before.named_parameters(remove_duplicate=False)}
+        held = dict(slim.named_parameters())
+        nodes = {node.name: node for node in slim.graph.nodes}
+        found: list[tuple[Tensor, Tensor]] = []
+        for effect in self.effects:
+            name = effect.bias or f"carrier_{effect.node.name}"
+            if name in held and name not in known:
+                found.append((held[name], _weight_of(slim, nodes[effect.node.name])))
+        return found
+
 
 def _shift_bias(root: fx.GraphModule, _: fx.Node, effect: Effect) -> None:
     shift_all(root, {effect.bias: effect.tensor})
@@ -123,9 +140,22 @@ def _stored(root: fx.GraphModule, node: fx.Node, tensor: Tensor) -> fx.Node:
     name = f"carrier_{node.name}"
     while hasattr(root, name):
         name += "_"
-    like = next((t for t in tensors_of(root) if t.is_floating_point()), torch.zeros(()))
-    root.register_parameter(name, nn.Parameter(tensor.to(like.device, like.dtype)))
+    like = _weight_of(root, node)
+    made = nn.Parameter(tensor.to(like.device, like.dtype), requires_grad=like.requires_grad)
+    root.register_parameter(name, made)
     return root.graph.get_attr(name)
+
+
+def _weight_of(root: fx.GraphModule, node: fx.Node) -> Tensor:
+    """Return the weight with which a contraction reads its input; it may be an argument."""
+    if node.op == "call_module":
+        weight = root.get_submodule(str(node.target)).weight
+        assert isinstance(weight, Tensor), "contractions have a weight"
+        return weight
+    held = (attribute(root, str(n.target)) for n in node.all_input_nodes if n.op == "get_attr")
+    weights = (tensor for tensor in held if isinstance(tensor, Tensor) and tensor.ndim > 1)
+    every = (*weights, *(t for t in tensors_of(root) if t.is_floating_point()))
+    return next(iter(every), torch.zeros(()))
 
 
 _APPLY: dict[str, Callable[[fx.GraphModule, fx.Node, Effect], None]] = {

@@ -5,13 +5,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from slimgraph.errors import SlimgraphError
+
+if TYPE_CHECKING:
+    from slimgraph.loading.inputs import InputSpec
 
 _EXPORT_HELP = """
 Make a PyTorch model smaller and write it as verified ONNX.
@@ -50,7 +53,7 @@ TrustPickle = Annotated[
 ]
 InputShape = Annotated[
     list[str] | None,
-    typer.Option(help="Such as 1,3,224,224; once per input, float32.", show_default=False),
+    typer.Option(help="Such as 1,3,224,224 or ids=1,7:int64; once per input.", show_default=False),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
@@ -116,7 +119,7 @@ def export(
             "keep": tuple(keep or ()),
             "seed": seed,
         },
-        shapes=[_shape(text) for text in input_shape or ()],
+        shapes=_inputs(input_shape),
         arch=arch,
         trust_pickle=trust_pickle,
         opset=opset,
@@ -164,7 +167,7 @@ def inspect(
             raise typer.BadParameter("it is MODEL itself", param_hint="--report")
         export_command.check_report(output)
     with _progress(quiet=quiet) as say:
-        shapes = [_shape(text) for text in input_shape or ()]
+        shapes = _inputs(input_shape)
         graph = export_command.analyzed(model, shapes, say, arch=arch, trust_pickle=trust_pickle)
     if names:
         _print(str(graph.explain(*names, channel=channel)))
@@ -197,16 +200,13 @@ def _amount(unit: str, text: str) -> float:
         ) from None
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def _inputs(texts: list[str] | None) -> "list[InputSpec]":
+    from slimgraph.loading.inputs import InputSpec
+
     try:
-        shape = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise typer.BadParameter(
-            f"{text!r} is no shape such as 1,3,224,224", param_hint="--input-shape"
-        )
-    return shape
+        return [InputSpec.parse(text) for text in texts or ()]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--input-shape") from error
 
 
 def _print(text: str) -> None:

@@ -21,7 +21,7 @@ from slimgraph.labels import Value, compact, restride
 from slimgraph.mask import keep_channels
 from slimgraph.opaque import is_opaque
 from slimgraph.ops.selection import selections_of
-from slimgraph.optimizers import follow
+from slimgraph.optimizers import follow, take_in
 from slimgraph.pass_manager import Pipeline, clone
 from slimgraph.passes.fold_constants import FoldConstants
 from slimgraph.passes.resize_literals import ResizeLiterals
@@ -113,6 +113,7 @@ def shrink(
     vars(slim)["plan"] = plan if earlier is None else earlier.then(plan)
     if optimizer is not None:
         follow(optimizer, stored_tensors(graph.traced), stored_tensors(slim), plan.kept)()
+        take_in(optimizer, fold.added(graph.traced, slim))
     return compiled(slim)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx
 
+from slimgraph.constancy import end_of_constancy
 from slimgraph.constants import Constants
 from slimgraph.contractions import CONTRACTIONS, by_group, is_uniform, op_of, options_of
 from slimgraph.errors import VaryingChannelError
@@ -73,11 +74,30 @@ def find_effects(
     return tuple(effect for effect in found if effect is not None)
 
 
+def find_varying(kept: KeptChannels, constants: Constants) -> Tensor:
+    """Mark the channels that leave whose effect nobody can keep. Shape: (channels,).
+
+    Args:
+        kept: What stays.
+        constants: What is known of the values while nothing has left.
+    """
+    finder = _Finder(kept, constants, proven=False, refused=set())
+    for read in kept.graph.ledger.reads:
+        if read.value.layers and not kept.is_whole(read.value):
+            finder.effect(read)
+    found = torch.zeros(len(kept.channels), dtype=torch.bool)
+    found[torch.tensor(sorted(finder.refused or ()), dtype=torch.long)] = True
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class _Finder:
+    """Finds effects; with `refused`, channels without any are collected there instead of raised."""
+
     kept: KeptChannels
     constants: Constants
     proven: bool
+    refused: set[int] | None = None
 
     @property
     def graph(self) -> DependencyGraph:
@@ -209,7 +229,13 @@ class _Finder:
     def _refuse(self, read: Read, labels: Tensor, why: str) -> None:
         if not labels.numel() or self.proven:
             return
+        if self.refused is not None:
+            self.refused.update(self.graph.component[labels.flatten()].tolist())
+            return
         index = int(self.graph.component[labels[0]])
+        culprit = end_of_constancy(self.graph, self.constants, read, index)
+        if culprit is not None:
+            why = f"it stops being constant at {place(culprit)}, and"
         group = self.graph.groups[int(self.graph.group_index[index])]
         channel = int((group.components == index).nonzero()[0])
         raise VaryingChannelError(

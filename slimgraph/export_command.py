@@ -19,6 +19,7 @@ from slimgraph.files import check_target, draft_of, write_text
 from slimgraph.graph import DependencyGraph
 from slimgraph.keeping import check_semantics
 from slimgraph.loading import load_model
+from slimgraph.loading.inputs import InputSpec, trace_with
 from slimgraph.mask import Mask
 from slimgraph.onnx_export import ExportReport, export_onnx
 from slimgraph.parity import compare, require_parity
@@ -26,7 +27,7 @@ from slimgraph.pass_manager import Observer, dump_passes
 from slimgraph.serialize import save
 from slimgraph.shapes import example_inputs
 from slimgraph.slimming import SlimResult, check_choice, slim
-from slimgraph.tracing import ensure_traced, trace
+from slimgraph.tracing import ensure_traced
 
 Say = Callable[[str], None]
 _FORMATS = {".html": "html", ".json": "json", ".dot": "dot", ".txt": "text"}
@@ -43,7 +44,7 @@ class Request:
     constants: Any = None
     budget: dict[str, float] = field(default_factory=dict)
     choice: dict[str, Any] = field(default_factory=dict)
-    shapes: Sequence[tuple[int, ...]] = ()
+    shapes: Sequence[InputSpec] = ()
     arch: str | None = None
     trust_pickle: bool = False
     opset: int | None = None
@@ -165,7 +166,7 @@ def _verify(traced: fx.GraphModule, result: SlimResult, request: Request) -> flo
     modes = [(module, module.training) for m in (reference, result.model) for module in m.modules()]
     try:
         with torch.no_grad():
-            outputs = [model.eval()(*inputs) for model in (reference, result.model)]
+            outputs = [_called(model.eval(), inputs) for model in (reference, result.model)]
     finally:
         for module, training in modes:
             module.training = training
@@ -176,9 +177,14 @@ def _verify(traced: fx.GraphModule, result: SlimResult, request: Request) -> flo
     return max((item.max_rel for item in parity), default=0.0)
 
 
+def _called(model: fx.GraphModule, inputs: tuple[Any, ...]) -> Any:
+    """Run a model on the inputs of its graph, also one that keeps its own forward."""
+    return fx.Interpreter(model).run(*inputs) if "regions" in model.meta else model(*inputs)
+
+
 def load_traced(
     path: Path,
-    shapes: Sequence[tuple[int, ...]],
+    shapes: Sequence[InputSpec],
     say: Say,
     *,
     arch: str | None,
@@ -191,9 +197,8 @@ def load_traced(
     """
     say(f"load {path.name}")
     loaded = load_model(path, arch=arch, trust_pickle=trust_pickle)
-    inputs = tuple(torch.randn(shape) for shape in shapes)
-    if inputs:
-        return trace(loaded.module, inputs)
+    if shapes:
+        return trace_with(loaded.module, shapes)
     if isinstance(loaded.module, fx.GraphModule) and loaded.traced:
         return ensure_traced(loaded.module)
     raise SlimgraphError(
@@ -204,7 +209,7 @@ def load_traced(
 
 def analyzed(
     path: Path,
-    shapes: Sequence[tuple[int, ...]],
+    shapes: Sequence[InputSpec],
     say: Say,
     *,
     arch: str | None,

@@ -106,6 +106,24 @@ class _Region:
         return vars(self.hosted)["compiled"][self.name](self.hosted, *values)
 
 
+def call_by_name(hosted: fx.GraphModule) -> dict[str, Any]:
+    """Return what the original forward was called with when it was traced, defaults included.
+
+    Args:
+        hosted: A model that keeps its own forward.
+    """
+    bound = host_signature(hosted).bind(*hosted.meta["call"][0], **hosted.meta["call"][1])
+    bound.apply_defaults()
+    return dict(flat_arguments(bound))
+
+
+def host_signature(hosted: fx.GraphModule) -> inspect.Signature:
+    """Return the signature of the original forward, as it is called."""
+    kind, _ = vars(hosted)["host"]
+    whole = inspect.signature(kind.forward)
+    return whole.replace(parameters=list(whole.parameters.values())[1:])
+
+
 def input_name(region: str, argument: str) -> str:
     """Name an input of a region: `rpn.head` and `x` make `rpn_head__x`."""
     return f"{region.replace('.', '_')}__{argument}"
@@ -211,7 +229,11 @@ def host(
     except Exception:  # the model is wrong, or its inputs are: the first rung's error says more
         return None
     found = dict(_traced_parts(model, "", calls, leaves))
-    return _joined(model, found, reason) if found else None
+    if not found:
+        return None
+    hosted = _joined(model, found, reason)
+    hosted.meta["call"] = to_meta((args, kwargs))
+    return hosted
 
 
 def _traced_parts(

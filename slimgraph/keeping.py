@@ -7,7 +7,7 @@ from torch import Tensor
 
 from slimgraph.connections import Connections
 from slimgraph.constants import Constants
-from slimgraph.effects import Effect, find_effects
+from slimgraph.effects import Effect, find_effects, find_varying
 from slimgraph.errors import MaskError
 from slimgraph.kept import KeptChannels
 from slimgraph.zeroing import switched_off
@@ -36,8 +36,20 @@ def effects_of_mask(kept: KeptChannels, constants: Semantics) -> tuple[Effect, .
     Raises:
         VaryingChannelError: Such a channel is not constant where it is read.
     """
-    if constants == "zero":
-        return ()
+    return () if constants == "zero" else find_effects(kept, _when_switched_off(kept))
+
+
+def varying_channels(kept: KeptChannels) -> Tensor:
+    """Mark the channels that a mask removes but whose effect cannot be kept. Shape: (channels,).
+
+    Args:
+        kept: What stays.
+    """
+    return find_varying(kept, _when_switched_off(kept))
+
+
+def _when_switched_off(kept: KeptChannels) -> Constants:
+    """Find what is constant once channels that leave are switched off."""
     reference = switched_off(kept)
     connections = Connections(kept.graph, reference)
     nothing = torch.zeros(len(kept.channels), dtype=torch.bool)
@@ -45,4 +57,4 @@ def effects_of_mask(kept: KeptChannels, constants: Semantics) -> tuple[Effect, .
     def made(weight: str, dim: int) -> Tensor:
         return connections.ends(weight, dim, nothing)
 
-    return find_effects(kept, Constants(kept.graph, made, reference))
+    return Constants(kept.graph, made, reference)

@@ -1,6 +1,6 @@
 """Optimizers: their state follows the parameters into the smaller model, and training goes on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -60,6 +60,20 @@ def follow(
         optimizer.state.update(states)
 
     return change
+
+
+def take_in(optimizer: Optimizer, added: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Let an optimizer train parameters that only the smaller model has.
+
+    Args:
+        optimizer: Of the smaller model.
+        added: Each of them with a weight whose group it joins; where the optimizer does not train
+            that one, it leaves the new one alone, too.
+    """
+    for tensor, beside in added:
+        for group in optimizer.param_groups:
+            if any(held is beside for held in group["params"]):
+                group["params"].append(tensor)
 
 
 # The attribute of a parameter with a pruning mask applied that holds the one it is made from.

@@ -1,7 +1,7 @@
 """Plans: for every parameter and buffer, which positions of which dims are kept."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from slimgraph.display import Rows, Shown
 from slimgraph.errors import PlanError, SlimgraphError
 from slimgraph.labels import Shape
 from slimgraph.ops import DEFAULT_TABLE
-from slimgraph.optimizers import follow
+from slimgraph.optimizers import follow, take_in
 from slimgraph.positions import check_positions, composed
 from slimgraph.shapes import modules_of, names_of, shallow, stored_tensors
 from slimgraph.shifts import check_shifts, shift_all, shifts_of_both
@@ -139,9 +139,16 @@ class Plan(Shown):
         put_all(model, sliced)
         self.resize_modules(model)
         shift_all(model, self.shifts)
-        if change is not None:
+        if change is not None and optimizer is not None:
             change()
+            take_in(optimizer, self._new_biases(model))
         return model
+
+    def _new_biases(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the biases that the plan has added, each with the weight of its module."""
+        for name in self.shifts.keys() - self.sizes.keys():
+            module = model.get_submodule(name.rpartition(".")[0])
+            yield module.get_parameter("bias"), module.get_parameter("weight")
 
     def _rehearse(self, model: nn.Module) -> None:
         """Trace the shrunken model without data, on a copy of its objects; compare its calls."""

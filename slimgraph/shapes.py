@@ -289,18 +289,33 @@ def example_inputs(
     Returns:
         One value per placeholder, normal floats or zeros for integer dtypes.
     """
-    generator = torch.Generator().manual_seed(seed)
-    device = device_of(graph_module)
     values = [node.meta["val"] for node in graph_module.graph.nodes if node.op == "placeholder"]
     tensors = [value for value in values if isinstance(value, Tensor) and value.ndim]
     common = tensors[0].shape[0] if tensors else None
 
-    def make(value: Tensor) -> Tensor:
-        shape = list(value.shape)
-        if batch is not None and shape and shape[0] == common:
-            shape[0] = batch
-        if value.is_floating_point():
-            return torch.randn(shape, generator=generator).to(device, value.dtype)
-        return torch.zeros(shape, dtype=value.dtype, device=device)
+    def resized(value: Tensor) -> Tensor:
+        if batch is None or not value.ndim or value.shape[0] != common:
+            return value
+        return value.new_empty((batch, *value.shape[1:]))
 
-    return tuple(map_tensors(make, value) for value in values)
+    sized = tuple(map_tensors(resized, value) for value in values)
+    filled: tuple[Any, ...] = with_data(sized, device_of(graph_module), seed)
+    return filled
+
+
+def with_data(values: Any, device: torch.device, seed: int = 0) -> Any:
+    """Fill tensors in a nested value: normal floats, or zeros for integer dtypes.
+
+    Args:
+        values: Tensors of which only shape and dtype count.
+        device: Where the new ones lie.
+        seed: Of a private random generator.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def make(value: Tensor) -> Tensor:
+        if value.is_floating_point():
+            return torch.randn(value.shape, generator=generator).to(device, value.dtype)
+        return torch.zeros(value.shape, dtype=value.dtype, device=device)
+
+    return map_tensors(make, values)

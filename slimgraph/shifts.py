@@ -17,7 +17,8 @@ def shifted(module: nn.Module, shift: Tensor) -> nn.Parameter:
     weight, old = module._parameters["weight"], module._parameters["bias"]
     assert weight is not None, "convolutions and linear layers have a weight"
     if old is None:
-        return nn.Parameter(shift.to(weight.device, weight.dtype))
+        made = shift.to(weight.device, weight.dtype)
+        return nn.Parameter(made, requires_grad=weight.requires_grad)
     total = (old.detach().double() + shift.to(old.device)).to(old.dtype)
     return nn.Parameter(total, requires_grad=old.requires_grad)
 

@@ -2,10 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
@@ -18,9 +19,10 @@ from slimgraph.errors import BudgetError
 from slimgraph.graph import DependencyGraph
 from slimgraph.importance import score
 from slimgraph.importance.magnitude import check_finite
-from slimgraph.keeping import Semantics, check_semantics, effects_of_mask
+from slimgraph.keeping import Semantics, check_semantics, effects_of_mask, varying_channels
 from slimgraph.kept import KeptChannels
 from slimgraph.mask import Mask, keep_channels
+from slimgraph.optimizers import follow
 from slimgraph.pass_manager import Pipeline
 from slimgraph.passes.reorder_channels import ReorderChannels
 from slimgraph.passes.select_channels import SelectChannels
@@ -29,6 +31,7 @@ from slimgraph.rules import Rule, RuleTable
 from slimgraph.select import Budget, select
 from slimgraph.select.budget import Order, check_order
 from slimgraph.selecting import with_paying_selections
+from slimgraph.shapes import stored_tensors
 from slimgraph.tracing import ExampleInputs, ensure_traced, trace
 
 
@@ -110,10 +113,10 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         mask: A decision already made, instead of a budget; see `slimgraph.Mask`.
         selections: Whether consumers of a value that many read may each lose other channels of
             it; see `slimgraph.with_selections`. With a budget, only selections are made that save
-            more multiply-accumulates than their copies cost. Channels get a new order for them,
-            unless an optimizer comes along.
+            more multiply-accumulates than their copies cost. Channels get a new order for them.
         constants: What a channel that leaves counts as; see `compress`. By default "zero" with a
-            mask or a budget. Without, "keep", and "zero" spares constants other than zero.
+            mask or a budget. Without, "keep", and "zero" spares constants other than zero. A
+            budget with "keep" spares channels that do not stay constant until they are read.
         observer: Called after each pass with its name and the graph before and after.
         progress: Called with the name of every step when it starts.
         optimizer: Moves to the smaller model; see `compress`.
@@ -129,8 +132,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         4
     """
     say = progress or (lambda _: None)
-    budgets = {"channels": channels, "params": params, "macs": macs}
-    budget = {unit: amount for unit, amount in budgets.items() if amount is not None}
+    budget = _given(channels=channels, params=params, macs=macs)
     choice: dict[str, Any] = {
         "criterion": criterion, "normalize": normalize, "order": order, "round_to": round_to,
         "max_removed": max_removed, "keep": tuple(keep), "seed": seed,
@@ -143,17 +145,62 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     graph = _grouped(traced, rules, selections=selections)
     say("choose channels")
     chosen, scores, settings = _choose(graph, mask, budget, choice)
-    if selections and chosen is not None and scores is not None:
-        again = partial(_selected, budget=budget, choice=choice)
-        graph, chosen, scores = with_paying_selections(graph, chosen, scores, again)
     settings["constants"] = constants = constants or ("keep" if chosen is None else "zero")
+    if chosen is not None and scores is not None:
+        again = partial(_selected, budget=budget, choice=choice)
+        if selections:
+            graph, chosen, scores = with_paying_selections(graph, chosen, scores, again)
+        if constants == "keep":
+            chosen, settings["spared"] = _with_constants(graph, chosen, scores, again, say)
     kept, effects = _decided(graph, chosen, constants)
     say("compress")
     report = graph.to_dict(keep=kept.channels, scores=scores, settings=settings)
     small = shrink(graph, kept, observer, effects, optimizer)
-    if selections and optimizer is None:
-        small = Pipeline((ReorderChannels(graph.rules),), observer=observer).run(small)
+    small = _reordered(graph, small, observer, optimizer) if selections else small
     return _result(graph, kept, small, report)
+
+
+def _given(**budgets: float | None) -> dict[str, float]:
+    return {unit: amount for unit, amount in budgets.items() if amount is not None}
+
+
+def _with_constants(
+    graph: DependencyGraph,
+    chosen: Tensor,
+    scores: Tensor,
+    again: Callable[[DependencyGraph, Tensor], Tensor],
+    say: Callable[[str], None],
+) -> tuple[Tensor, int]:
+    """Choose other channels in the place of those whose effect cannot be kept; count these."""
+    scores, spared = scores.clone(), torch.zeros_like(chosen)
+    while True:
+        varying = varying_channels(KeptChannels(graph, chosen)) & ~spared
+        if not bool(varying.any()):
+            break
+        spared |= varying
+        scores[spared] = torch.inf
+        chosen = again(graph, scores)
+    count = int((spared & ~graph.is_head).sum())
+    say(f"spare {count} channels that do not stay constant")
+    return chosen, count
+
+
+def _reordered(
+    graph: DependencyGraph,
+    small: fx.GraphModule,
+    observer: Observer | None,
+    optimizer: Optimizer | None,
+) -> fx.GraphModule:
+    """Give channels the order in which selections are slices; an optimizer's state follows."""
+    plan: Plan = vars(small)["plan"]
+    shapes = {name: tuple(tensor.shape) for name, tensor in stored_tensors(small).items()}
+    vars(small)["plan"] = replace(plan, kept={}, sizes=shapes, shifts={}, carriers=(), options={})
+    result = Pipeline((ReorderChannels(graph.rules),), observer=observer).run(small)
+    step: Plan = vars(result)["plan"]
+    if optimizer is not None and step.kept:
+        follow(optimizer, stored_tensors(small), stored_tensors(result), step.kept)()
+    vars(result)["plan"] = replace(plan.then(step), calls=step.calls)
+    return result
 
 
 def _grouped(

@@ -24,11 +24,10 @@ def _accumulate(graph: DependencyGraph, roles: Iterable[str], order: int) -> tup
         SlimgraphError: A weight holds NaN or infinite numbers, which its norms show.
     """
     axes = [axis for axis in graph.ledger.axes.values() if axis.role in roles]
-    empty = torch.zeros(0, dtype=torch.long)
-    channels = graph.component[torch.cat([empty, *(axis.labels.flatten() for axis in axes)])]
-    norms = torch.cat(
-        [empty.double(), *(_norms(graph, axis, order).double().cpu() for axis in axes)]
-    )
+    labels = [torch.zeros(0, dtype=torch.long), *(axis.labels.flatten() for axis in axes)]
+    channels, stored = graph.component[torch.cat(labels)], graph.stored
+    found = (_norms(stored[axis.parameter], axis, order).double().cpu() for axis in axes)
+    norms = torch.cat([torch.zeros(0, dtype=torch.float64), *found])
     total = torch.bincount(channels, norms**order, minlength=len(graph.frozen))
     count = torch.bincount(channels, minlength=len(graph.frozen)).double()
     if not bool(total.isfinite().all()):

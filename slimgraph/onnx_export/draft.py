@@ -1,7 +1,9 @@
 """The draft of an ONNX file: captured by torch.export, translated by torch.onnx, checked."""
 
 import re
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,9 @@ class Draft:
             FileError: The disk does.
         """
         try:
-            program = self._translate(_capture(model, example, free=free), example, outputs)
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # graphs, at length
+                captured = _capture(model, example, free=free)
+                program = self._translate(captured, example, outputs)
             if free:
                 index = [example.shares_batch(tensor) for tensor in example.tensors].index(True)
                 program.rename_axes({program.model.graph.inputs[index].shape[0]: "batch"})
@@ -67,6 +71,7 @@ class Draft:
             raise OnnxExportError(
                 f"torch.onnx refuses the model: {first_line(_root_cause(error))}",
                 _culprit(str(error), model),
+                _remedy(model),
             ) from error
 
     def _translate(self, captured: Any, example: Examples, outputs: tuple[str, ...]) -> Any:
@@ -148,7 +153,10 @@ def _lower_opset(path: Path, opset: int) -> None:
                     node.attribute.remove(attribute)
         model = version_converter.convert_version(model, opset)
         model.ir_version = helper.find_min_ir_version_for(model.opset_import)
-        onnx.save(model, path)
+        data = path.with_name(f"{path.name}.data")
+        apart = data.exists()
+        data.unlink(missing_ok=True)
+        onnx.save(model, path, save_as_external_data=apart, location=data.name, size_threshold=0)
     except Exception as error:
         reason = first_line(error).rpartition(" failed: ")[2]  # behind a place in ONNX's own code
         raise OnnxExportError(
@@ -187,6 +195,17 @@ def _root_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def _remedy(model: GraphModule) -> str | None:
+    """Say what can be done about parts that run as Python."""
+    for name, reason in model.meta.get("leaves", {}).items():
+        part = f"`{name}`" if name else "the model's forward"
+        return (
+            f"{part} stays Python ({reason}), and no ONNX file holds that: rewrite it with tensor "
+            "code such as `torch.where`, or export the parts around it"
+        )
+    return None
 
 
 def _culprit(text: str, model: GraphModule) -> str | None:

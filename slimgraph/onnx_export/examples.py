@@ -10,6 +10,8 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves, tree_map
 
 from slimgraph.errors import OnnxExportError
+from slimgraph.hosted import call_by_name, host_signature
+from slimgraph.shapes import device_of, with_data
 from slimgraph.shapes import example_inputs as recorded_inputs
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -79,8 +81,8 @@ def bind(graph_module: GraphModule, given: ExampleInputs | None) -> Examples:
     Raises:
         OnnxExportError: The inputs do not fit the placeholders.
     """
-    placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
-    inputs = [str(node.target) for node in placeholders]
+    defaults = _inputs(graph_module)
+    inputs = list(defaults)
     if given is None:
         values = _recorded(graph_module)
     elif isinstance(given, Mapping):
@@ -93,17 +95,29 @@ def bind(graph_module: GraphModule, given: ExampleInputs | None) -> Examples:
         if len(row) > len(inputs):
             raise _misfit(f"the model takes {len(inputs)} inputs, not {len(row)}", inputs)
         values = dict(zip(inputs, row, strict=False))
-    for name, node in zip(inputs, placeholders, strict=True):
+    for name, default in defaults.items():
         if name not in values:
-            if not node.args:
+            if not default:
                 raise _misfit(f"no example for the input `{name}`", inputs)
-            values[name] = node.args[0]  # its default
+            values[name] = default[0]
     ordered = {name: values[name] for name in inputs}
     names = (name for placeholder, value in ordered.items() for name in _names(placeholder, value))
     return Examples(tuple(ordered.values()), tuple(names))
 
 
+def _inputs(graph_module: GraphModule) -> dict[str, tuple[Any, ...]]:
+    """Name the inputs, each with its default if it has one."""
+    if "regions" in graph_module.meta:  # it runs its own forward
+        parameters = host_signature(graph_module).parameters.values()
+        return {p.name: () if p.default is p.empty else (p.default,) for p in parameters}
+    nodes = (node for node in graph_module.graph.nodes if node.op == "placeholder")
+    return {str(node.target): tuple(node.args) for node in nodes}
+
+
 def _recorded(graph_module: GraphModule) -> dict[str, Any]:
+    if "regions" in graph_module.meta:
+        filled: dict[str, Any] = with_data(call_by_name(graph_module), device_of(graph_module))
+        return filled
     placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
     if any("val" not in node.meta for node in placeholders):
         raise OnnxExportError(

@@ -10,10 +10,11 @@ Whatever fails, the folder is left as it was.
 """
 
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,9 @@ def export_onnx(  # noqa: PLR0913 - every option is a keyword here and a flag of
         example = bind(model, example_inputs)
         _check_numbers(model, example)
         draft = Draft(folder / destination.name, opset, optimize, external_data_above)
-        prepared = Pipeline(PASSES, observer=observer).run(model)
+        # What only a model's own forward uses, passes would take for dead.
+        passes = () if "regions" in model.meta else PASSES
+        prepared = Pipeline(passes, observer=observer).run(model)
         job = _Job(model, prepared, example, draft, tolerance if verify else None, say)
         report = job.run(destination, free=dynamic_batch, latency=latency)
         _publish(folder, destination)
@@ -268,11 +271,23 @@ def _draft_folder(destination: Path) -> Iterator[Path]:
 
 
 def _publish(folder: Path, destination: Path) -> None:
-    """Move the draft to its place, the graph last."""
+    """Move the draft to its place, the graph last; if that fails, what was there is there again."""
+    files = sorted(folder.iterdir(), key=lambda file: file.name == destination.name)
+    old = folder / "old"
+    old.mkdir()
+    moved: list[Path] = []
     try:
-        for file in sorted(folder.iterdir(), key=lambda file: file.name == destination.name):
-            file.replace(destination.with_name(file.name))
+        for file in files:
+            target = destination.with_name(file.name)
+            with suppress(FileNotFoundError):
+                os.link(target, old / file.name)
+            file.replace(target)
+            moved.append(target)
     except OSError as error:
+        for target in moved:
+            target.unlink()
+            with suppress(FileNotFoundError):
+                (old / target.name).replace(target)
         raise FileError(f"cannot write `{destination}`: {error.strerror}") from error
 
 

@@ -115,7 +115,7 @@ def select(  # noqa: PLR0913 - each option is one keyword of the command line
     limit = budget.limit(start)
     steps = rounds if order == "per_cost" else 1
     for step in range(1, steps + 1):
-        greedy.shrink_to(max(limit, start - (start - limit) * step // steps), order)
+        greedy.shrink_to(max(limit, start - (start - limit) * step // steps), order, limit)
     return greedy.keep
 
 
@@ -172,8 +172,8 @@ class _Greedy:
         fits[order] = sizes[order].cumsum(0) <= allowed
         return ~fits[place]
 
-    def shrink_to(self, limit: int, order: Order) -> None:
-        """Remove the fewest further sets, in rank order, that meet a limit."""
+    def shrink_to(self, limit: int, order: Order, asked: int) -> None:
+        """Remove the fewest further sets, in rank order, that meet a limit on the way."""
         ranked = self._ranking(order)
         low, high = 0, len(ranked)
         if self.cost(self.keep) <= limit:
@@ -181,7 +181,7 @@ class _Greedy:
         if self.cost(self._without(ranked, high)) > limit:
             least = self.cost(self._without(ranked, high))
             raise BudgetError(
-                f"at most {limit} {self.unit} may remain, but {least} have to",
+                f"at most {asked} {self.unit} may remain, but {least} have to",
                 hint="allow more, or relax `keep`, `max_removed` or `round_to`",
             )
         while high - low > 1:

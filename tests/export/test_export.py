@@ -266,26 +266,6 @@ def test_the_opset_is_the_one_asked_for(path: Path, opset: int, optimize: bool) 
     assert report.parity[0].ok
 
 
-# Weights in a file of their own -----------------------------------------------------------------
-
-
-def test_large_weights_get_a_file_of_their_own(path: Path) -> None:
-    graph_module = trace(Convolutions(), X)
-    report = export_onnx(graph_module, path, external_data_above=16)
-    data = path.with_name("out.onnx.data")
-    assert sorted(path.parent.iterdir()) == [path, data]
-    assert report.bytes == path.stat().st_size + data.stat().st_size
-    output = run(path, x=X)["output"]
-    np.testing.assert_allclose(output, graph_module.eval()(X).detach(), atol=1e-5)
-
-
-def test_small_weights_stay_inside(path: Path) -> None:
-    graph_module = trace(Convolutions(), X)
-    weights = sum(tensor.nbytes for tensor in graph_module.state_dict().values())
-    export_onnx(graph_module, path, external_data_above=weights)
-    assert list(path.parent.iterdir()) == [path]
-
-
 # Number formats ---------------------------------------------------------------------------------
 
 

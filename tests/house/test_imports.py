@@ -33,6 +33,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "constants",
         "constant_rules",
         "connections",
+        "constancy",
         "contractions",
         "positions",
         "shifts",

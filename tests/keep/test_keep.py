@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 import slimgraph as sg
-from slimgraph.errors import MaskError, VaryingChannelError
+from slimgraph.errors import BudgetError, MaskError, VaryingChannelError
 from tests.assertions import assert_same_output
 from tests.nets.base import conv, randomized
 
@@ -224,9 +224,82 @@ def test_a_constant_that_padding_changes_on_the_way_is_refused() -> None:
     mask = {"a": [1, 1, 0, 1, 1, 1, 1, 1]}
     with pytest.raises(VaryingChannelError, match=r"channel 2 of group `a`.*`%head`") as caught:
         sg.compress(traced, mask, constants="keep")
+    line = Pooled.forward.__code__.co_firstlineno + 1
+    assert f"it stops being constant at %avg_pool2d (tests/keep/test_keep.py:{line})" in str(
+        caught.value
+    )
     assert "test_keep.py" in str(caught.value.where)
     assert 'constants="zero"' in str(caught.value.hint)
     sg.compress(traced, mask)
+
+
+class Branches(nn.Module):
+    """Some channels stay constant until they are read, others do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = conv(3, 8), nn.BatchNorm2d(8), conv(8, 8)
+        self.head = conv(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.sigmoid(self.norm(self.a(x)))
+        return self.head(F.avg_pool2d(torch.relu(self.b(x)), 3, 1, padding=1))
+
+
+def test_a_budget_spares_channels_that_do_not_stay_constant() -> None:
+    model, said = randomized(Branches()), list[str]()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.double)
+    result = sg.slim(model, x, channels=0.6, constants="keep", progress=said.append)
+    assert result.report["totals"]["after"]["channels"] <= 0.6 * 16
+    spared = result.report["settings"]["spared"]
+    assert spared > 0
+    assert f"spare {spared} channels that do not stay constant" in said
+    reference = sg.masked(result.graph, result.mask, constants="keep")
+    for size in (8, 11):
+        assert_same_output(reference, result.model, torch.randn(2, 3, size, size).double())
+
+
+def test_a_budget_that_only_varying_channels_could_meet_says_what_has_to_stay() -> None:
+    with pytest.raises(BudgetError, match=r"at most \d+ channels may remain, but \d+ have to"):
+        sg.slim(Pooled(), torch.randn(1, 3, 8, 8), channels=0.5, constants="keep")
+
+
+def test_new_biases_and_carriers_join_the_optimizer() -> None:
+    model = nn.Sequential(
+        conv(3, 8), nn.Sigmoid(), nn.Conv2d(8, 6, 3, bias=False), nn.Sigmoid(),
+        conv(6, 4, bias=False), nn.Conv2d(4, 2, 1),
+    )  # fmt: skip
+    model = randomized(model)
+    model[4].weight.requires_grad = False
+    groups = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[2].parameters()}]
+    optimizer = torch.optim.SGD([*groups, {"params": model[4].parameters()}], lr=0.2, momentum=0.9)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.double)
+    model(x).sum().backward()
+    optimizer.step()
+    mask = {"0": [1] * 6 + [0] * 2, "2": [1] * 5 + [0]}
+    slim = sg.compress(sg.trace(model, x), mask, constants="keep", optimizer=optimizer)
+    held = [list(map(id, group["params"])) for group in optimizer.param_groups]
+    carrier = slim.get_parameter("carrier__4")
+    assert held[1] == [id(slim.get_parameter(f"2.{name}")) for name in ("weight", "bias")]
+    assert held[2] == [id(slim.get_parameter("4.weight")), id(carrier)]
+    assert not carrier.requires_grad
+    before = slim.get_parameter("2.bias").detach().clone()
+    slim(x).sum().backward()
+    optimizer.step()
+    assert not torch.equal(before, slim.get_parameter("2.bias"))
+
+
+def test_a_plan_lets_new_biases_join_the_optimizer() -> None:
+    def make() -> nn.Module:
+        return randomized(nn.Sequential(conv(3, 8), nn.Sigmoid(), nn.Conv2d(8, 4, 3, bias=False)))
+
+    x = torch.randn(1, 3, 8, 8, dtype=torch.double)
+    plan = sg.compress(sg.trace(make(), x), {"0": [1] * 7 + [0]}, constants="keep").plan
+    model = make()
+    optimizer = torch.optim.Adam(model.parameters())
+    plan.apply(model, optimizer=optimizer)
+    assert list(map(id, optimizer.param_groups[0]["params"])) == list(map(id, model.parameters()))
+    assert model[2].bias is not None
 
 
 def test_a_constant_that_changes_on_the_way_is_not_dead() -> None:

@@ -14,7 +14,9 @@ import slimgraph as sg
 from slimgraph.errors import PlanError
 from slimgraph.plan import stored_tensors
 from slimgraph.slicing import slice_tensor
+from tests.assertions import assert_same_output
 from tests.groups.models import IMAGE, Flattened, Gated, Residual
+from tests.models import EXAMPLES, build
 
 Make = Callable[[Iterable[Any]], Optimizer]
 OPTIMIZERS: dict[str, Make] = {
@@ -248,3 +250,28 @@ def test_row_and_column_statistics_are_sliced_along_what_they_have() -> None:
     assert (tuple(state["row_var"].shape), tuple(state["col_var"].shape)) == ((5, 1), (1, 4))
     slim(torch.randn(5, 4)).sum().backward()
     optimizer.step()
+
+
+def test_state_follows_channels_into_their_new_order() -> None:
+    """With selections channels are reordered; each parameter's state goes where its numbers go."""
+    model = build(EXAMPLES["pre-activation"])
+    x = torch.randn(2, 3, 8, 8, dtype=torch.double)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(x).sum().backward()
+    optimizer.step()
+    for parameter in model.parameters():
+        optimizer.state[parameter]["momentum_buffer"] = parameter.detach().clone()
+    alone = sg.slim(model, x, channels=0.6, selections=True)
+    result = sg.slim(model, x, channels=0.6, selections=True, optimizer=optimizer)
+    assert str(result.model.graph) == str(alone.model.graph)
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert set(map(id, held)) == set(map(id, result.model.parameters()))
+    for parameter in held:
+        assert torch.equal(optimizer.state[parameter]["momentum_buffer"], parameter)
+    for name, tensor in alone.model.state_dict().items():
+        assert torch.equal(tensor, result.model.state_dict()[name])
+    assert_same_output(sg.masked(result.graph, result.mask), result.model, x)
+    for name, positions in result.plan.kept.items():
+        assert slice_tensor(model.state_dict()[name], positions).equal(
+            result.model.state_dict()[name]
+        )
