@@ -17,7 +17,7 @@ from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Ledger, Value
 from slimgraph.naming import frozen_labels
 from slimgraph.op_names import canonical
-from slimgraph.opaque import passes_through
+from slimgraph.opaque import is_opaque, passes_through
 from slimgraph.ops import DEFAULT_TABLE
 from slimgraph.ops.elementwise import IDENTITY
 from slimgraph.remedies import ASKED, HOSTED, OUTPUT
@@ -206,9 +206,7 @@ class Walk:
 
     def is_leaf(self, node: fx.Node) -> bool:
         """Return whether a call is a submodule of the user's that was not looked into."""
-        if node.op != "call_module":
-            return False
-        return not type(self.modules[str(node.target)]).__module__.startswith("torch.")
+        return node.op == "call_module" and is_opaque(self.modules[str(node.target)])
 
     def pin(self, node: fx.Node) -> None:
         """Keep the parameters of a module that is not looked into; others may share them."""

@@ -109,7 +109,7 @@ def isolated(graph_module: GraphModule) -> GraphModule:
     copied = clone(graph_module)
     twins: dict[int, Tensor] = {}
     for module in copied.modules():
-        held = vars(module)["_buffers"]
+        held = vars(module).get("_buffers", {})  # a scripted module keeps its own
         for name, buffer in held.items():
             if buffer is not None:
                 held[name] = twins.setdefault(id(buffer), buffer.clone())
@@ -118,7 +118,8 @@ def isolated(graph_module: GraphModule) -> GraphModule:
 
 def has_hooks(module: nn.Module) -> bool:
     """Return whether calling a module runs more code than its forward."""
-    return bool(vars(module)["_forward_hooks"] or vars(module)["_forward_pre_hooks"])
+    held = vars(module)
+    return bool(held.get("_forward_hooks") or held.get("_forward_pre_hooks"))
 
 
 def run_isolated(graph_module: GraphModule, inputs: tuple[Any, ...]) -> Any:

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_flatten
 from slimgraph.arguments import flat_arguments
 from slimgraph.cloning import clone
 from slimgraph.errors import SlimgraphError, TraceError
+from slimgraph.patches import untouched
 from slimgraph.recording import record
 from slimgraph.shapes import modules_of, shallow, to_meta
 from slimgraph.structures import leaves as leaves_of
@@ -225,7 +226,8 @@ def host(
         The traced model; `None` if it does not run, or nothing in it can be traced.
     """
     try:
-        calls = _watched(model, args, kwargs)
+        with untouched(model):
+            calls = _watched(model, args, kwargs)
     except Exception:  # the model is wrong, or its inputs are: the first rung's error says more
         return None
     found = dict(_traced_parts(model, "", calls, leaves))

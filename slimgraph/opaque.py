@@ -1,5 +1,6 @@
 """Opaque leaves: what a submodule returns that cannot be traced, and often not run without data."""
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from slimgraph.errors import TraceError
 from slimgraph.modes import TrainingMode
-from slimgraph.shapes import shallow, to_meta
+from slimgraph.shapes import shallow, tensors_of, to_meta
 from slimgraph.structures import leaves, map_tensors
 
 # Their results are as long as the data says; torch does not tag ops of other libraries.
@@ -35,8 +36,9 @@ def passes_through(module: nn.Module, given: Any) -> bool:
         module: A leaf.
         given: The shape and dtype of its input, without data.
     """
-    state = (*module._parameters, *module._buffers, *module._modules)
-    if state or not is_opaque(module) or isinstance(module, torch.jit.ScriptModule):
+    if isinstance(module, torch.jit.ScriptModule) or not is_opaque(module):
+        return False
+    if any((module._parameters, module._buffers, module._modules)):
         return False
     if module._forward_hooks or module._forward_pre_hooks:
         return False
@@ -84,6 +86,8 @@ def run_on_data(module: nn.Module, device: torch.device, args: Any, kwargs: Any)
         TraceError: The sizes of the result depend on the data.
         Exception: What the module itself raises.
     """
+    if isinstance(module, torch.jit.ScriptModule):  # it keeps its data even among meta tensors
+        device = next((tensor.device for tensor in tensors_of(module)), device)
     found = [_run(module, device, args, kwargs, seed) for seed in (0, 1)]
     shapes = [[tuple(t.shape) if isinstance(t, Tensor) else t for t in leaves(x)] for x, _ in found]
     if shapes[0] != shapes[1] or any(dynamic for _, dynamic in found):
@@ -111,9 +115,10 @@ def check_result(module: nn.Module, result: Any) -> None:
 def _run(
     module: nn.Module, device: torch.device, args: Any, kwargs: Any, seed: int
 ) -> tuple[Any, bool]:
-    twin = shallow(module).eval() if not isinstance(module, torch.jit.ScriptModule) else module
+    scripted = isinstance(module, torch.jit.ScriptModule)  # what it would change is its own
+    twin = (deepcopy(module) if scripted else shallow(module)).eval()
     for part in twin.modules():
-        if part is not module:
+        if part is not module and not isinstance(part, torch.jit.ScriptModule):
             held = vars(part).get("_buffers", {})
             held.update({k: b.clone() for k, b in held.items() if b is not None})
     with torch.no_grad(), torch.random.fork_rng(devices=[]), _Sizes() as sizes:

@@ -194,6 +194,8 @@ class ValueTracer(fx.Tracer):
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
         leaf = self.is_leaf_module(m, path)
+        if isinstance(m, torch.jit.ScriptModule) and self.fallback:
+            self.opaque.setdefault(path, "it is scripted, so its code cannot be followed")
         if leaf and path not in self.leaves and _has_user_hooks(m):
             return self._with_hooks(m, path, forward, args, kwargs)
         attends = path not in self.leaves and can_attend(m)

@@ -227,9 +227,15 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     for store in ("_parameters", "_buffers"):
         for owner, module in modules.items():
             prefix = f"{owner}." if owner else ""
-            held = vars(module)[store].items()
-            stored.update((f"{prefix}{name}", t) for name, t in held if t is not None)
+            held = vars(module)[store] if store in vars(module) else _scripted(module, store)
+            stored.update((f"{prefix}{name}", t) for name, t in held.items() if t is not None)
     return stored
+
+
+def _scripted(module: nn.Module, store: str) -> dict[str, Tensor | None]:
+    """Return what a scripted module holds itself; its state lies outside Python."""
+    listed: Any = getattr(module, f"named{store}")  # named_parameters, named_buffers
+    return dict(listed(recurse=False))
 
 
 def attribute(root: nn.Module, target: str) -> Any:

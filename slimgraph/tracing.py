@@ -7,6 +7,7 @@ The proxies carry values without data, so Python that looks at shapes (`if x.sha
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
@@ -55,6 +56,11 @@ def trace(
     _check_inputs((args, kwargs))
     if isinstance(model, ExportedProgram):
         model = module_of(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TraceError(
+            "a scripted model holds no Python that could be followed",
+            hint="trace the nn.Module that it was made from; scripted parts of one stay opaque",
+        )
     if isinstance(model, HostedModule):
         traced = clone(model)  # its shapes are those of the calls inside
     elif isinstance(model, fx.GraphModule):

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_leaves, tree_map
 
 from slimgraph.errors import OnnxExportError
 from slimgraph.hosted import call_by_name, host_signature
 from slimgraph.shapes import device_of, with_data
 from slimgraph.shapes import example_inputs as recorded_inputs
+from slimgraph.structures import leaves, map_tensors
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
@@ -32,7 +32,7 @@ class Examples:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors among the values, in order."""
-        return tuple(leaf for leaf in tree_leaves(self.values) if isinstance(leaf, Tensor))
+        return tuple(leaf for leaf in leaves(self.values) if isinstance(leaf, Tensor))
 
     @property
     def batch(self) -> int | None:
@@ -50,9 +50,7 @@ class Examples:
     def fill(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
         """Return the values with other tensors in place of the examples."""
         rest = iter(tensors)
-        return tuple(
-            tree_map(lambda leaf: next(rest) if isinstance(leaf, Tensor) else leaf, self.values)
-        )
+        return tuple(map_tensors(lambda _: next(rest), value) for value in self.values)
 
     def with_batch(self, size: int) -> "Examples":
         """Repeat or drop samples; repeated ones are shifted, so that no two are alike."""
@@ -62,12 +60,12 @@ class Examples:
             # An integer may be an index that fits nowhere but in its own place.
             return tensor[row].roll(shift) if tensor.is_floating_point() else tensor[row]
 
-        def grow(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor) or not self.shares_batch(leaf):
-                return leaf
-            return torch.stack([sample(leaf, index) for index in range(size)])
+        def grow(tensor: Tensor) -> Tensor:
+            if not self.shares_batch(tensor):
+                return tensor
+            return torch.stack([sample(tensor, index) for index in range(size)])
 
-        return replace(self, values=tree_map(grow, self.values))
+        return replace(self, values=tuple(map_tensors(grow, value) for value in self.values))
 
 
 def bind(graph_module: GraphModule, given: ExampleInputs | None) -> Examples:
@@ -132,7 +130,7 @@ def _names(placeholder: str, value: Any) -> list[str]:
     """Name the tensors of one input: `x`, or `x.0`, `x.1` if it is a container."""
     if isinstance(value, Tensor):
         return [placeholder]
-    count = sum(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+    count = sum(isinstance(leaf, Tensor) for leaf in leaves(value))
     return [f"{placeholder}.{index}" for index in range(count)]
 
 

@@ -221,7 +221,7 @@ def _on_cpu(graph_module: GraphModule) -> GraphModule:
     """Replace the tensors of a private copy that lie elsewhere."""
     for module in graph_module.modules():
         for store in ("_parameters", "_buffers"):
-            held = vars(module)[store]
+            held = vars(module).get(store, {})
             for name, tensor in held.items():
                 if tensor is None or tensor.device.type == "cpu":
                     continue

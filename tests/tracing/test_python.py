@@ -315,6 +315,22 @@ def test_it_can_be_saved(name: str, tmp_path: Path) -> None:
     assert all(p.max_abs < 1e-12 for p in compare(run(traced, inputs), run(loaded, inputs)))
 
 
+EXPORTED = ["facts", "variadic", "keywords", "structures", "records", "functions", "hooks",
+            "parametrized", "old spectral norm"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_it_is_exported_compressed(name: str, tmp_path: Path) -> None:
+    model, inputs = _case(name)
+    model, inputs = model.float(), map_tensors(Tensor.float, inputs)
+    graph = sg.analyze(sg.trace(model, inputs))
+    slim = sg.compress(graph, random_mask(graph, 0))
+    report = sg.export_onnx(slim, tmp_path / "model.onnx")
+    assert report.dynamic_batch
+    assert report.nodes > 3
+    assert all(parity.ok for parity in report.parity)
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", ["sizes", "facts", "factories", "functions", "writes", "hooks"])
 def test_the_batch_stays_free(name: str, batch: int) -> None:
