@@ -28,7 +28,7 @@ from slimgraph.passes.resize_literals import ResizeLiterals
 from slimgraph.passes.slice_parameters import SliceParameters
 from slimgraph.plan import Plan, like, put_all
 from slimgraph.rules import POSITIONS, RuleTable
-from slimgraph.shapes import modules_of, names_of, place, propagate, stored_tensors
+from slimgraph.shapes import device_of, modules_of, names_of, place, propagate, stored_tensors
 from slimgraph.slicing import Kept
 from slimgraph.tracing import ExampleInputs, ensure_traced
 from slimgraph.zeroing import switched_off
@@ -212,7 +212,8 @@ def masked(
             _read_zeros(result, read.value.parameter, _removed(kept, read.value))
             continue
         name = f"removed_{index}"
-        result.register_buffer(name, _removed(kept, read.value), persistent=False)
+        removed = _removed(kept, read.value).to(device_of(graph.traced))
+        result.register_buffer(name, removed, persistent=False)
         node = twins[read.node.name]
         assert read.value.node is not None, "a computed value has a node"
         twins[node.name] = _ignore(

@@ -33,6 +33,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in without]
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device there is: what a test of the core promises must hold on a GPU as well."""
+    return torch.device(request.param)
+
+
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
     """Start every test from the same random state, whatever ran before it."""
