@@ -64,7 +64,9 @@ def export_onnx(  # noqa: PLR0913 - every option is a keyword here and a flag of
         path: The file to write. It is replaced at once at the very end, or not at all.
         example_inputs: A tensor, a tuple, or a dict by input name; `None` draws random ones of
             the recorded shapes.
-        opset: Version of the operator set; `None` leaves it to torch.
+        opset: Version of the operator set; `None` leaves it to torch. From 18 on torch writes it
+            itself; older ones, down to 7, are reached by ONNX's converter, which does not know
+            every op: then that is an error.
         dynamic_batch: Whether the first dim of the inputs shall be free. Where the model itself
             fixes it, the file does too and the report has a note.
         verify: Whether to compare with torch in onnxruntime.
