@@ -2,7 +2,7 @@
 
     python -m tools.large
 
-It needs about four times that in memory, twice in the temporary folder, and some minutes.
+It needs 5.1 GiB of memory, 2.3 GB in the temporary folder, and half a minute.
 """
 
 import resource
