@@ -30,7 +30,8 @@ LITERAL = {
     "zeros made in forward", "spatial transformer", "blur", "split attention",
     "pixel shuffle in one dimension", "RNN", "cells", "cell by hand",
     *(name for name, example in EXAMPLES.items() if example.selections),
-    "weight standardisation", "grouped queries inside", "mixed tokens", "dot products", "number from the height",
+    "weight standardisation", "grouped queries inside", "mixed tokens", "dot products",
+    "number from the height",
     "convolution over channels",
 }  # fmt: skip
 
