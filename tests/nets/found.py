@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.nets.attention import tokens
-from tests.nets.base import Example, Net, bare, conv
+from tests.nets.base import Example, Net, bare, conv, rows
 
 
 class Attributes(Net):
@@ -94,6 +94,21 @@ class AfterSigmoid(Net):
         return self.head(torch.sigmoid(self.norm(self.stem(x))))
 
 
+class PixelsAsChannels(Net):
+    """A linear layer makes the pixels of one map, and a number per column meets them."""
+
+    def parts(self) -> dict[str, Any]:
+        return {
+            "stem": nn.Linear(5, 16), "columns": nn.Linear(5, 4), "rows": nn.Linear(5, 4),
+            "head": nn.Linear(16, 2),
+        }  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = F.relu(self.stem(x)).view(-1, 4, 4)
+        grid = grid * self.columns(x)[:, None, :] + self.rows(x)[:, :, None]
+        return self.head(grid.flatten(1))
+
+
 class ByHeight(Net):
     """A number that depends on the size of the image: no constant survives it at every size."""
 
@@ -162,5 +177,8 @@ EXAMPLES = {
     "sigmoid behind a norm": Example(AfterSigmoid, {"stem": 8}, keeps_zero=False),
     "number from the height": Example(ByHeight, {"stem": 8}),
     "channels and pixels": Example(ChannelsAndPixels, {}, other=12),
+    "pixels as channels": Example(
+        PixelsAsChannels, {"stem": 4}, rows(5), other=None, rest=True, keeps_zero=False
+    ),
     "tied decoder": Example(TiedDecoder, {"stem": 8, "mid": 6}, rest=True, keeps_zero=False),
 }
