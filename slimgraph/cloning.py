@@ -77,6 +77,8 @@ def assemble(used: Mapping[str, Any], graph: Graph, model: nn.Module) -> GraphMo
         if isinstance(value, nn.Module):  # unless it came along with one that holds it
             if not isinstance(vars(owner)["_modules"].get(last), type(value)):
                 vars(owner)["_modules"][last] = shallow(value, memo=memo)
+        elif getattr(owner, last, None) is value:
+            continue  # it came along with its module
         elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
             source = vars(model.get_submodule(target.rpartition(".")[0]))
             kept = last in source["_buffers"].keys() - source["_non_persistent_buffers_set"]

@@ -21,7 +21,7 @@ from slimgraph.labels import Ledger, Value, along, compact, varying
 from slimgraph.op_names import canonical
 from slimgraph.ops.elementwise import IDENTITY
 from slimgraph.ops.overwriting import overwrites
-from slimgraph.rules import Site
+from slimgraph.rules import Site, is_fixed
 from slimgraph.shapes import attribute, shallow
 
 _MOVES = frozenset(
@@ -202,7 +202,7 @@ class Constants:
         if all(value is None for value in found.values()):
             return None
         small = {leaf: _small(value, leaf) for leaf, value in found.items()}
-        unknown = torch.zeros((), dtype=torch.bool)
+        unknown = torch.tensor(self._takes_sizes(node))
         zero = torch.zeros((), dtype=torch.bool)
         for value in small.values():
             unknown = unknown | value.isnan()
@@ -222,6 +222,11 @@ class Constants:
             return torch.where(unknown, torch.nan, result.double()).expand(node.meta["val"].shape)
         except (RuntimeError, TypeError):
             return None
+
+    def _takes_sizes(self, node: fx.Node) -> bool:
+        """Return whether a number among the arguments depends on the size of the input."""
+        numbers = (n for n in node.all_input_nodes if not isinstance(n.meta["val"], Tensor))
+        return not all(is_fixed(number, self.graph.values) for number in numbers)
 
     def _undropped(self, node: fx.Node) -> Tensor | None:
         """Pass what a dropout passes that is switched off."""

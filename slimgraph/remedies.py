@@ -53,6 +53,7 @@ REMEDIES = {
     "is multiplied along": "give `tensordot` its dims as numbers",
     "is a key that": "nothing: each key is compared with all others",
     "is convolved over": _SPATIAL,
+    "is spread over dims": _LAYOUT,
     "is looked up": "nothing: every entry of a table may be asked for",
     "decides what": _DATA,
     "are moved to positions": _DATA,

@@ -191,6 +191,19 @@ def _measured(size: fx.Node) -> tuple[fx.Node | None, int | None]:
     return source if isinstance(source, fx.Node) else None, dim if isinstance(dim, int) else None
 
 
+def is_fixed(size: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
+    """Return whether a size is the same for every input: it counts channels before any left."""
+    origin, dim = _measured(size)
+    source = None if origin is None else values.get(origin)
+    if isinstance(source, Value):
+        if source.parameter is not None:
+            return True
+        return dim is not None and source.layer(dim % source.ndim) is not None
+    return all(
+        not isinstance(n.meta["val"], Tensor) and is_fixed(n, values) for n in size.all_input_nodes
+    )
+
+
 class Kept(Protocol):
     """What is left of every value, as `Rule.resize` asks for it."""
 

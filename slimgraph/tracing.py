@@ -66,6 +66,7 @@ def trace(
     elif isinstance(model, fx.GraphModule):
         traced = adopt(model, args, kwargs)
     else:
+        _check_names(model)
         traced = climb(model, args, kwargs, leaves, fallback=fallback)
     modes = {name: m.training for name, m in model.named_modules(remove_duplicate=False)}
     for name, module in traced.named_modules():
@@ -74,9 +75,20 @@ def trace(
         module.training = modes[name]
     traced.meta.setdefault("rung", 1)
     traced.meta.setdefault("leaves", {})
-    if getattr(model, "plan", None) is not None:
-        vars(traced)["plan"] = model.plan
+    if isinstance(model, fx.GraphModule) and vars(model).get("plan") is not None:
+        vars(traced)["plan"] = vars(model)["plan"]
     return traced
+
+
+def _check_names(model: nn.Module) -> None:
+    """Refuse what a GraphModule could not hold under its name."""
+    held = {**model._modules, **model._parameters, **model._buffers}
+    taken = next((name for name in ("code", "graph", "meta", "plan") if name in held), None)
+    if taken is not None:
+        raise TraceError(
+            f"the model has a part called `{taken}`, as a GraphModule calls something of its own",
+            hint="give this attribute of the model another name",
+        )
 
 
 def ensure_traced(

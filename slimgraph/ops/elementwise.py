@@ -89,17 +89,13 @@ def _merge(site: Site, layers: list[Tensor]) -> list[Tensor]:
 
 def _joined(site: Site, one: Tensor, two: Tensor) -> Tensor:
     few, many = sorted((one, two), key=lambda layer: len(varying(layer)))
-    if set(varying(few)) < set(varying(many)) and not bool((compact(few) == 0).any()):
-        left = varying(few)
-        rows = compact(many).permute(*left, *(d for d in range(many.ndim) if d not in left))
-        site.ledger.block(
-            rows.flatten(len(left)).flatten(0, -2),
-            site.node,
-            compact(few)
-            .permute(*left, *(d for d in range(few.ndim) if d not in left))
-            .reshape(-1, 1),
-            heads=True,
-        )
+    dims, coarse = varying(many), set(varying(few))
+    outer = [dim for dim in dims if dim <= max(coarse)]  # blocks lie within these
+    if coarse < set(dims) and len(outer) < len(dims) and not bool((compact(few) == 0).any()):
+        order = [*outer, *(dim for dim in range(many.ndim) if dim not in outer)]
+        rows = compact(many).permute(order).flatten(len(outer))
+        heads = compact(few).permute(order).flatten(len(outer)).expand(*rows.shape[:-1], 1)
+        site.ledger.block(rows.flatten(0, -2), site.node, heads.reshape(-1, 1), heads=True)
         return many
     site.ledger.couple(one, two, site.node)
     left_labels, right_labels = torch.broadcast_tensors(compact(one), compact(two))

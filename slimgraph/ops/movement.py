@@ -54,12 +54,33 @@ def reshape(site: Site, input: Value, *args: Any, **kwargs: Any) -> Value:
     if any(isinstance(arg, torch.dtype) for arg in args):
         site.freeze(input, "its bytes are reinterpreted")
         return site.value()
-    return carried(site, site.shape, [_reshaped(layer, site.shape) for layer in site.layers(input)])
+    layers = []
+    for layer in site.layers(input):
+        if _scatters(layer, site.shape):
+            site.ledger.freeze(layer, site.node, "is spread over dims that carry no channels")
+        else:
+            layers.append(_reshaped(layer, site.shape))
+    return carried(site, site.shape, layers)
 
 
 def reshape_as(site: Site, input: Value, other: Value) -> Value:
     """Regroup dims into the sizes that another value is left with."""
     return elementwise(site, reshape(site, input), other)
+
+
+def _scatters(layer: Tensor, shape: Shape) -> bool:
+    """Tell whether channels alternate along a dim without any, and both are cut anew.
+
+    Which positions a channel has then depends on the size of the image.
+    """
+    dims = varying(layer)
+    for old, new in _regroup(tuple(layer.shape), shape):
+        inner = [dim for dim in old if dim in dims]
+        outer = [dim for dim in old if dim not in dims and layer.shape[dim] > 1]
+        cut = sum(shape[dim] > 1 for dim in new) > 1
+        if cut and inner and outer and outer[0] < inner[-1]:
+            return True
+    return False
 
 
 def _reshaped(layer: Tensor, shape: Shape) -> Tensor:

@@ -31,7 +31,8 @@ LITERAL = {
     "pixel shuffle in one dimension", "RNN", "cells", "cell by hand",
     *(name for name, example in EXAMPLES.items() if example.selections),
     "weight standardisation", "grouped queries inside", "mixed tokens", "dot products",
-    "convolution over channels",
+    "number from the height",
+    "convolution over channels", "pixels as channels",
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.nets.attention import tokens
-from tests.nets.base import Example, Net, bare, conv
+from tests.nets.base import Example, Net, bare, conv, rows
 
 
 class Attributes(Net):
@@ -94,6 +94,44 @@ class AfterSigmoid(Net):
         return self.head(torch.sigmoid(self.norm(self.stem(x))))
 
 
+class PixelsAsChannels(Net):
+    """A linear layer makes the pixels of one map, and a number per column meets them."""
+
+    def parts(self) -> dict[str, Any]:
+        return {
+            "stem": nn.Linear(5, 16), "columns": nn.Linear(5, 4), "rows": nn.Linear(5, 4),
+            "head": nn.Linear(16, 2),
+        }  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = F.relu(self.stem(x)).view(-1, 4, 4)
+        grid = grid * self.columns(x)[:, None, :] + self.rows(x)[:, :, None]
+        return self.head(grid.flatten(1))
+
+
+class ByHeight(Net):
+    """A number that depends on the size of the image: no constant survives it at every size."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"stem": conv(3, 8), "norm": nn.BatchNorm2d(8), "head": conv(8, 2)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(x)))
+        return self.head(x * x.shape[2] ** -0.5 * x.size(1) ** -0.5)
+
+
+class ChannelsAndPixels(Net):
+    """A shuffle of channels and pixels at once: where a channel goes, the image decides."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"stem": conv(3, 2), "head": nn.Linear(2, 2)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x.reshape(x.shape[0], 2, -1).permute(0, 2, 1).reshape(x.shape)
+        return self.head(x.mean((2, 3)))
+
+
 class OverChannels(Net):
     """ECA: a convolution over the channels, which keep their old neighbours."""
 
@@ -137,5 +175,10 @@ EXAMPLES = {
     "dot products": Example(DotProducts, {"stem": 8, "matrix": 3}, reads={"matrix": (0,)}),
     "convolution over channels": Example(OverChannels, {"stem": 8}, rest=True),
     "sigmoid behind a norm": Example(AfterSigmoid, {"stem": 8}, keeps_zero=False),
+    "number from the height": Example(ByHeight, {"stem": 8}),
+    "channels and pixels": Example(ChannelsAndPixels, {}, other=12),
+    "pixels as channels": Example(
+        PixelsAsChannels, {"stem": 4}, rows(5), other=None, rest=True, keeps_zero=False
+    ),
     "tied decoder": Example(TiedDecoder, {"stem": 8, "mid": 6}, rest=True, keeps_zero=False),
 }

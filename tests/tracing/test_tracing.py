@@ -152,3 +152,18 @@ def test_a_vision_transformer_is_traced() -> None:
     vit = models.VisionTransformer(32, 16, 1, 2, 8, 16, num_classes=3).eval()
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(run(sg.trace(vit, x), x), run(vit, x))
+
+
+@pytest.mark.parametrize("name", ["code", "graph", "meta", "plan"])
+def test_a_part_that_a_graph_module_could_not_hold_is_refused(name: str) -> None:
+    model = nn.Module()
+    setattr(model, name, nn.Linear(2, 2))
+    with pytest.raises(TraceError, match=f"a part called `{name}`"):
+        sg.trace(model, torch.randn(1, 2))
+
+
+def test_a_plan_of_the_users_own_is_none_of_ours() -> None:
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+    model.plan = ("anything",)
+    compressed = sg.compress(sg.trace(model, torch.randn(1, 2)), {"0": [1, 0, 1, 1]})
+    assert compressed.plan.new_shape("0.weight") == (3, 2)

@@ -56,7 +56,9 @@ def _complaint(recipe: Recipe, seed: int) -> tuple[str, str] | None:
             holds(case)
         except Exception as error:
             first = next(iter(str(error).splitlines()), "")
-            return name, f"{type(error).__name__}: " + re.sub(r"%\w+|`[^`]*`|[\d.e-]+", "#", first)
+            return name, f"{type(error).__name__}: " + re.sub(
+                r"%\w+|`[^`]*`|\d[\d.e-]*", "#", first
+            )
     return None
 
 

@@ -151,11 +151,16 @@ def _to_groups(x: Tensor, groups: int) -> Tensor:
     return x.view(b, groups, c // groups, h, w)
 
 
+def _mixed(x: Tensor, groups: int) -> Tensor:
+    """Shuffle pixels and channels at once."""
+    return x.reshape(x.shape[0], groups, -1).permute(0, 2, 1).reshape(x.shape)
+
+
 SHUFFLES: tuple[Callable[[Tensor, int], Tensor], ...] = (
     lambda x, g: _to_groups(x, g).transpose(1, 2).reshape(x.shape),
     lambda x, g: _to_groups(x, g).transpose(1, 2).contiguous().view(x.size(0), -1, *x.shape[2:]),
     lambda x, g: x.unflatten(1, (g, -1)).transpose(1, 2).flatten(1, 2),
-    lambda x, g: x.reshape(x.shape[0], g, -1).permute(0, 2, 1).reshape(x.shape),
+    _mixed,
     F.channel_shuffle,
     lambda x, g: torch.stack(x.chunk(g, 1), 2).flatten(1, 2),
 )
@@ -164,6 +169,8 @@ SHUFFLES: tuple[Callable[[Tensor, int], Tensor], ...] = (
 def shuffle(net: RecipeNet) -> None:
     source = net.pick("map", even)
     groups, function = divisor(net, net.kinds[source].width, least=2), net.choose(SHUFFLES)
+    # Where it puts a channel depends on the image, and one size may look like what no other is.
+    net.fixed |= function is _mixed
     net.add(net.kinds[source], lambda _, x: function(x, groups), source)
 
 
