@@ -69,6 +69,7 @@ def export(
     macs: Annotated[str | None, typer.Option(help="Share or number that remains.")] = None,
     criterion: Annotated[str, typer.Option(help="l1, l2, bn_scale, oicsr or random.")] = "l2",
     order: Annotated[str, typer.Option(help="per_cost or score.")] = "per_cost",
+    heads: Annotated[str, typer.Option(help="dims of every head, or whole heads.")] = "dims",
     round_to: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = 1,
     max_removed: Annotated[float, typer.Option(help="Largest share a group loses.")] = 1.0,
     keep: Annotated[
@@ -114,6 +115,7 @@ def export(
         choice={
             "criterion": criterion,
             "order": order,
+            "heads": heads,
             "round_to": round_to,
             "max_removed": max_removed,
             "keep": tuple(keep or ()),

@@ -29,7 +29,7 @@ from slimgraph.passes.select_channels import SelectChannels
 from slimgraph.plan import Plan
 from slimgraph.rules import Rule, RuleTable
 from slimgraph.select import Budget, select
-from slimgraph.select.budget import Order, check_order
+from slimgraph.select.budget import Heads, Order, check_order
 from slimgraph.selecting import with_paying_selections
 from slimgraph.shapes import stored_tensors
 from slimgraph.tracing import ExampleInputs, ensure_traced, trace
@@ -82,6 +82,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     criterion: str = "l2",
     normalize: str = "mean",
     order: Order = "per_cost",
+    heads: Heads = "dims",
     round_to: int = 1,
     max_removed: float = 1.0,
     keep: Sequence[str] = (),
@@ -106,6 +107,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         criterion: `l1`, `l2`, `bn_scale`, `oicsr` or `random`.
         normalize: See `slimgraph.score`.
         order: See `slimgraph.select`.
+        heads: `dims` thins out every head of attention, `whole` takes heads away.
         round_to: Groups keep a multiple of this many channels, or all.
         max_removed: At most this share of a group's channels leaves.
         keep: What stays whole, by name; as `freeze` of `analyze`.
@@ -134,8 +136,8 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     say = progress or (lambda _: None)
     budget = _given(channels=channels, params=params, macs=macs)
     choice: dict[str, Any] = {
-        "criterion": criterion, "normalize": normalize, "order": order, "round_to": round_to,
-        "max_removed": max_removed, "keep": tuple(keep), "seed": seed,
+        "criterion": criterion, "normalize": normalize, "order": order, "heads": heads,
+        "round_to": round_to, "max_removed": max_removed, "keep": tuple(keep), "seed": seed,
     }  # fmt: skip
     check_choice(choice, has_budget=bool(budget), has_mask=mask is not None)
     check_semantics(constants or "zero")
@@ -255,17 +257,20 @@ def _choose(
     return _selected(graph, scores, budget, choice), scores, choice | settings
 
 
+_HOW = ("order", "heads", "round_to", "max_removed", "keep")
+
+
 def _selected(
     graph: DependencyGraph, scores: Tensor, budget: dict[str, float], choice: dict[str, Any]
 ) -> Tensor:
-    options = {name: choice[name] for name in ("order", "round_to", "max_removed", "keep")}
+    options = {name: choice[name] for name in _HOW}
     return select(graph, scores, Budget.of(**budget), **options)
 
 
 _IDLE = {
     name: parameter.default
     for name, parameter in inspect.signature(slim).parameters.items()
-    if name in ("criterion", "normalize", "order", "round_to", "max_removed", "keep", "seed")
+    if name in ("criterion", "normalize", "seed", *_HOW)
 }
 
 
@@ -287,7 +292,7 @@ def check_choice(
     Raises:
         BudgetError: A mask comes with a budget, or an option has no use.
     """
-    check_order(choice.get("order", "per_cost"))
+    check_order(choice.get("order", "per_cost"), choice.get("heads", "dims"))
     if has_budget and has_mask:
         raise BudgetError("a mask leaves no choice", hint="give a mask or a budget, not both")
     if has_budget:

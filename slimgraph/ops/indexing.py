@@ -31,6 +31,8 @@ def _index(site: Site, input: Value, entries: list[Any]) -> Value:
     if any(_is_mask(entry) for entry in entries):
         site.freeze(input, _ROWS)
         return site.value()
+    if 0 in site.shape:
+        return site.value()  # no label lies on nothing, and none meets another there
     known = [_known(site, entry) for entry in entries]
     alone = sum(_is_many(entry) for entry in entries) == 1 and input.parameter is None
     loose = {

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slimgraph.graph import DependencyGraph
+from slimgraph.graph import DependencyGraph, components_of
 from slimgraph.labels import compact
 
 
@@ -23,11 +23,13 @@ class Legality:
         graph: The groups and blocks.
         scores: One score per channel. Shape: (channels,).
         round_to: Groups keep a multiple of this many channels, or all.
+        whole_heads: Whether a block that a channel stands for leaves as a whole, or not at all.
     """
 
     graph: DependencyGraph
     scores: Tensor
     round_to: int = 1
+    whole_heads: bool = False
 
     @cached_property
     def blocks(self) -> list[tuple[Tensor, Tensor | None]]:
@@ -71,10 +73,18 @@ class Legality:
     def atoms(self) -> Tensor:
         """Per channel, the index of the set it leaves with. Shape: (channels,).
 
-        Of a block, the lowest-scored channels of all rows form the first set, and so on.
+        Of a block, the lowest-scored channels of all rows form the first set, and so on; a whole
+        head is one set.
         """
         atoms = torch.arange(len(self.scores))
         taken = torch.zeros(len(self.scores), dtype=torch.bool)
+        if self.whole_heads:
+            pairs = [(tops[:, None].expand_as(rows), rows) for tops, rows in self.graph.heads]
+            edges = [(left.flatten(), right.flatten()) for left, right in pairs]
+            sets = torch.from_numpy(components_of(edges, len(atoms))).long()
+            atoms = torch.full_like(atoms, len(atoms)).scatter_reduce(0, sets, atoms, "amin")[sets]
+            for _, rows in self.graph.heads:
+                taken[rows] = True
         for channels, _ in self.blocks:
             rows = _distinct(channels)
             flat = rows.flatten()
@@ -106,7 +116,8 @@ class Legality:
                 self._match(keep, rows, rows if partner is None else partner)
             if self.round_to > 1:
                 for group in self.graph.groups:
-                    self._round(keep, group.components)
+                    if not bool(self.graph.is_head[group.components].all()):
+                        self._round(keep, group.components)
             keep = self.graph.selected.with_sources(keep)
         return keep
 

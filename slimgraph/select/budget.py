@@ -15,6 +15,7 @@ from slimgraph.naming import named_channels
 from slimgraph.select.blocks import Legality
 
 Order = Literal["per_cost", "score"]
+Heads = Literal["dims", "whole"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def select(  # noqa: PLR0913 - each option is one keyword of the command line
     budget: Budget,
     *,
     order: Order = "per_cost",
+    heads: Heads = "dims",
     round_to: int = 1,
     max_removed: float = 1.0,
     keep: Sequence[str] = (),
@@ -90,6 +92,8 @@ def select(  # noqa: PLR0913 - each option is one keyword of the command line
         order: `per_cost` ranks by the share of its group's remaining score that a channel holds,
             per saved cost, revalued `rounds` times as the model shrinks, so no group is bled
             dry; `score` ranks by the score alone.
+        heads: What leaves of attention: `dims`, as many of the channels of every head, or `whole`
+            heads, by the mean score of their channels.
         round_to: Each group keeps a multiple of this many channels, or all.
         max_removed: At most this share of any group's channels leaves.
         keep: What stays whole, by name; as `freeze` of `analyze`.
@@ -102,14 +106,16 @@ def select(  # noqa: PLR0913 - each option is one keyword of the command line
         BudgetError: The budget cannot be met (says what can), or an option is out of range.
         UnknownGroupError: `keep` names nothing.
     """
-    check_order(order)
+    check_order(order, heads)
     if round_to < 1 or not 0 <= max_removed <= 1:
         raise BudgetError("`round_to` must be at least 1 and `max_removed` lie in [0, 1]")
     if not any(group.prunable for group in graph.groups):
         raise BudgetError(
             "no channel of this model can leave", hint="`graph.explain(name)` says why"
         )
-    greedy = _Greedy(graph, scores, budget, round_to)
+    greedy = _Greedy(
+        graph, scores, budget.unit, Legality(graph, scores, round_to, heads == "whole")
+    )
     greedy.protect(max_removed, keep)
     start = greedy.cost(torch.ones(len(scores), dtype=torch.bool))
     limit = budget.limit(start)
@@ -119,30 +125,35 @@ def select(  # noqa: PLR0913 - each option is one keyword of the command line
     return greedy.keep
 
 
-def check_order(order: str) -> None:
+def check_order(order: str, heads: str = "dims") -> None:
     """Refuse an unknown way of ranking.
 
     Raises:
-        BudgetError: It is none of `Order`.
+        BudgetError: It is none of `Order`, or `heads` none of `Heads`.
     """
-    if order not in get_args(Order):
-        raise BudgetError(f"unknown order `{order}`", hint=f"use {' or '.join(get_args(Order))}")
+    for name, given, known in (("order", order, Order), ("heads", heads, Heads)):
+        if given not in get_args(known):
+            hint = f"use {' or '.join(get_args(known))}"
+            raise BudgetError(f"unknown {name} `{given}`", hint=hint)
 
 
 class _Greedy:
     """The state of one greedy choice."""
 
     def __init__(
-        self, graph: DependencyGraph, scores: Tensor, budget: Budget, round_to: int
+        self, graph: DependencyGraph, scores: Tensor, unit: Unit, legality: Legality
     ) -> None:
         self.graph = graph
         self.model = CostModel(graph)
-        self.unit = budget.unit
-        self.legality = Legality(graph, scores, round_to)
-        self.atoms = self.legality.atoms
+        self.unit = unit
+        self.legality = legality
+        self.atoms = legality.atoms
         self.scores = scores
         self.removed = torch.zeros(len(scores), dtype=torch.bool)
-        self.locked = graph.frozen | ~self.model.prunable | scores.isinf()  # heads too
+        self.locked = ~self.model.prunable | scores.isinf()  # heads too
+        if legality.whole_heads:
+            self.locked &= ~graph.is_head
+        self.locked |= graph.frozen
         self.readers = _readers(graph)
         self.keep = self.legality.repair(~self.removed)
 
@@ -166,11 +177,17 @@ class _Greedy:
     def _beyond(self, channels: Tensor, allowed: int) -> Tensor:
         """Mark all but the lowest-scored sets that hold no more channels than are allowed."""
         sets, place, sizes = self.atoms[channels].unique(return_inverse=True, return_counts=True)
-        worth = torch.bincount(place, self.scores[channels]) / sizes
-        order = worth.argsort(dim=0, stable=True)
+        order = self._mean_scores()[sets].argsort(dim=0, stable=True)
         fits = torch.zeros(len(sets), dtype=torch.bool)
         fits[order] = sizes[order].cumsum(0) <= allowed
         return ~fits[place]
+
+    def _mean_scores(self) -> Tensor:
+        """Return the mean score of each set of channels, of which heads have none."""
+        counted = (~self.graph.is_head).double()
+        scores = torch.where(self.graph.is_head, 0.0, self.scores)
+        size = torch.bincount(self.atoms, counted, minlength=len(scores))
+        return torch.bincount(self.atoms, scores, minlength=len(scores)) / size.clamp(min=1)
 
     def shrink_to(self, limit: int, order: Order, asked: int) -> None:
         """Remove the fewest further sets, in rank order, that meet a limit on the way."""
@@ -200,17 +217,13 @@ class _Greedy:
         free = ~self.locked & ~self.removed
         count = len(self.scores)
         selected = self.graph.selected
-        scores = self.scores
+        worth = self._mean_scores()
         if order == "per_cost":
             scores = selected.summed(self._shares(), self.keep)
-        known = torch.where(free, scores, torch.zeros_like(scores))
-        worth = torch.bincount(self.atoms, known, minlength=count)
-        if order == "per_cost":
+            known = torch.where(free & ~self.graph.is_head, scores, torch.zeros_like(scores))
             savings = selected.summed(self.model.savings(self.keep, self.unit), self.keep)
             saved = torch.bincount(self.atoms, savings, minlength=count)
-            worth = worth / saved.clamp(min=1e-12)
-        else:
-            worth = worth / torch.bincount(self.atoms, minlength=count).clamp(min=1)
+            worth = torch.bincount(self.atoms, known, minlength=count) / saved.clamp(min=1e-12)
         candidates: Tensor = self.atoms[free].unique()
         return candidates[worth[candidates].argsort(dim=0, stable=True)]
 

@@ -14,6 +14,8 @@ from slimgraph.cost import CostModel, Totals
 from slimgraph.errors import BudgetError, UnknownGroupError
 from slimgraph.select.blocks import Legality
 from tests.groups import models
+from tests.nets import attention
+from tests.nets.base import build
 
 UNITS = ("channels", "params", "macs")
 NAMES = ("Residual", "Concat", "Gated", "Flattened")
@@ -128,6 +130,29 @@ def test_half_of_each_block_of_a_grouped_convolution_may_leave() -> None:
     assert [int(keep[group.components].sum()) for group in graph.groups] == [8, 8, 2]
 
 
+@pytest.mark.parametrize("name", ["fused attention", "attention by einsum", "no prefix"])
+@pytest.mark.parametrize("order", ["per_cost", "score"])
+def test_whole_heads_leave_if_asked(name: str, order: Any) -> None:
+    """Of each head all channels leave or none, those with the lowest mean score first."""
+    example = attention.EXAMPLES[name]
+    graph = sg.analyze(sg.trace(build(example), example.inputs(2, example.size)))
+    keep = choose(graph, sg.Budget.of(channels=0.75), order=order, heads="whole", keep=["stem"])
+    for tops, rows in graph.heads:
+        assert keep[tops].tolist() == keep[rows].any(1).tolist() == keep[rows].all(1).tolist()
+        assert not bool(keep[tops].all())
+    assert (
+        recount(graph, keep).channels <= 0.75 * CostModel(graph).totals(everything(graph)).channels
+    )
+
+
+def test_heads_are_thinned_out_otherwise() -> None:
+    example = attention.EXAMPLES["fused attention"]
+    graph = sg.analyze(sg.trace(build(example), example.inputs(2, example.size)))
+    keep = choose(graph, sg.Budget.of(channels=0.75))
+    assert all(bool(keep[tops].all()) for tops, _ in graph.heads)
+    assert not all(bool(keep[rows].all()) for _, rows in graph.heads)
+
+
 @pytest.mark.parametrize("pattern", ["stem", "b", "ste*"])
 def test_named_groups_stay_whole(pattern: str) -> None:
     graph = graph_of("Residual")
@@ -181,7 +206,14 @@ def test_an_unknown_order_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"criterion": "l1"}, {"keep": ["stem"]}, {"round_to": 8}, {"seed": 1}, {"normalize": "none"}],
+    [
+        {"criterion": "l1"},
+        {"heads": "whole"},
+        {"keep": ["stem"]},
+        {"round_to": 8},
+        {"seed": 1},
+        {"normalize": "none"},
+    ],
 )
 @pytest.mark.parametrize("mask", [None, {}])
 def test_options_that_nothing_heeds_are_refused(options: Any, mask: Any) -> None:
@@ -192,6 +224,11 @@ def test_options_that_nothing_heeds_are_refused(options: Any, mask: Any) -> None
 def test_a_mask_and_a_budget_are_refused() -> None:
     with pytest.raises(BudgetError, match="a mask leaves no choice"):
         sg.slim(models.Residual(), torch.randn(models.IMAGE), mask={}, macs=0.5)
+
+
+def test_an_unknown_part_of_attention_is_refused() -> None:
+    with pytest.raises(BudgetError, match="unknown heads `half`"):
+        choose(graph_of("Residual"), sg.Budget.of(macs=0.5), heads="half")
 
 
 def test_order_by_score_removes_the_lowest_scores() -> None:

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from tools.zoo.judge import cause_of, exact, peer_left, verdicts
+from tools.zoo.judge import cause_of, exact, exported, peer_left, verdicts
 
 Record = dict[str, Any]
 HEADINGS = (
@@ -27,7 +27,9 @@ python -m tools.zoo
 - **frozen**: share of all channels that cannot leave; in brackets without the outputs' own.
 - **params left** and **Torch-Pruning**: share of the parameters at half of the channels; `-` where
   Torch-Pruning fails or does not end.
-- **exact to**: largest difference to the masked model, relative to the largest output.
+- **exact to**: largest difference to the masked model, relative to the largest output; `float32`
+  where the model's own code computes in single precision, `gentle` where its weights are weaker,
+  since rounding alone would move the masked model's output by more than 1e-9.
 - **ONNX**: largest relative difference of onnxruntime to torch in single precision;
   "torch fails too" where torch cannot export the model before compression.
 - **seconds**: trace, analyse, choose and compress. **peak MB**: of the whole measurement.
@@ -39,7 +41,8 @@ def page(document: Record) -> str:
     rows: dict[str, Record] = document["rows"]
     machine = ", ".join(f"{key} {value}" for key, value in document["machine"].items())
     versions = ", ".join(f"{key} {value}" for key, value in document["versions"].items())
-    lines = [INTRODUCTION, f"Measured on {machine}; {versions}.\n", "## What it shows\n"]
+    lines = [INTRODUCTION, f"Measured on {machine}; {versions}.\n{_commits(rows)}"]
+    lines.append("## What it shows\n")
     lines += [f"- {verdict}" for verdict in verdicts(rows)]
     for library in dict.fromkeys(name.partition("/")[0] for name in rows):
         own = {n: row for n, row in rows.items() if n.startswith(f"{library}/")}
@@ -47,6 +50,14 @@ def page(document: Record) -> str:
         lines += [_line(_cells(name.partition("/")[2], row)) for name, row in own.items()]
     lines += ["", "## What keeps channels", "", *_reasons(rows)]
     return "\n".join([*lines, *_failed(rows)]) + "\n"
+
+
+def _commits(rows: dict[str, Record]) -> str:
+    """Say which states of the code the rows were measured on."""
+    tasks = (task for row in rows.values() for task in row.values() if isinstance(task, dict))
+    found = Counter(task["commit"] for task in tasks if "commit" in task)
+    named = ", ".join(f"{commit} ({count})" for commit, count in found.most_common())
+    return f"Measurements by commit: {named}.\n" if named else ""
 
 
 def _line(cells: Any) -> str:
@@ -91,7 +102,13 @@ def _exactness(found: Record) -> str:
     if found.get("crash") or not errors:
         return "fails"
     sizes = {entry["size"] for entry in found["errors"] if "error" in entry}
-    return f"{max(errors):.0e}{'' if len(sizes) > 1 else ' (one size)'}"
+    notes = {
+        "one size": len(sizes) == 1,
+        "float32": found.get("single"),
+        "gentle": found.get("gain", 1) < 1,
+    }
+    said = ", ".join(note for note, holds in notes.items() if holds)
+    return f"{max(errors):.0e}{f' ({said})' if said else ''}"
 
 
 def _onnx(found: Record) -> str:
@@ -119,12 +136,13 @@ def _reasons(rows: dict[str, Record]) -> list[str]:
 
 
 def _failed(rows: dict[str, Record]) -> list[str]:
-    """List the models that are not compressed exactly, and why."""
+    """List the models that are not compressed exactly, or not exported, and why."""
     failed = {n: row.get("exact", {}) for n, row in rows.items() if not exact(row)}
-    if not failed:
+    unwritten = {n: row["onnx"] for n, row in rows.items() if "onnx" in row and not exported(row)}
+    if not failed and not unwritten:
         return []
     lines = ["", "## What does not work yet", ""]
-    for name, found in failed.items():
+    for name, found in (*failed.items(), *unwritten.items()):
         cause = (cause_of(found) or "nothing can be removed").replace("|", "/")
         lines.append(f"- `{name}`: {cause}")
     return lines
