@@ -27,35 +27,17 @@ def made_by_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
 
 def made_by_function(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what a function or method makes of data-less arguments, or `None`."""
-    if target in _JOINS:
-        return _joined(*args, **kwargs) if kwargs.keys() <= {"dim"} else None
-    if not args or not _is_plain(args[0]):
+    rule = _FUNCTIONS.get(target)
+    if rule is None or not args:
         return None
-    if target in _ARITHMETIC:
-        made = None if kwargs else _combined(*args)
-        in_place = target in (operator.iadd, operator.imul)
-        return None if in_place and made is not None and made.shape != args[0].shape else made
-    if target in _MEANS:
-        return _mean(*args, **kwargs) if kwargs.keys() <= {"dim", "keepdim"} else None
-    plain = all(isinstance(value, bool | int | float) for value in (*args[1:], *kwargs.values()))
-    if target in _POINTWISE:
-        return args[0].detach() if plain and args[0].is_contiguous() else None
-    if target is F.layer_norm and not kwargs:
-        return _normalized(*args[:4])
-    if target is F.adaptive_avg_pool2d and len(args) == 2 and not kwargs:
-        return _adaptive(args[0], args[1])
-    return None
-
-
-_ARITHMETIC = frozenset(
-    {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, torch.add, torch.mul}
-)
-_JOINS = frozenset({torch.cat, torch.concat, torch.concatenate})
-_MEANS = frozenset({"mean", torch.mean})
-_POINTWISE = frozenset(
-    {F.relu, torch.relu, F.relu6, F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.sigmoid,
-     torch.sigmoid, torch.tanh, F.dropout, "sigmoid", "relu", "contiguous"}
-)  # fmt: skip
+    if target not in _JOINS and not _is_plain(args[0]):
+        return None
+    try:
+        made = rule(*args, **kwargs)
+    except TypeError:  # given in another way than the rule knows
+        return None
+    in_place = target in (operator.iadd, operator.imul)
+    return None if in_place and made is not None and made.shape != args[0].shape else made
 
 
 def projected(lstm: nn.LSTM, input: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -86,6 +68,12 @@ def _is_image(value: Tensor) -> bool:
 
 def _is_plain(value: Any) -> bool:
     return type(value) is Tensor and value.is_floating_point()
+
+
+def _same_numbers(input: Tensor, *rest: Any, **options: Any) -> Tensor | None:
+    """Return what a point-wise function makes that gets nothing but settings besides."""
+    plain = all(isinstance(value, bool | int | float) for value in (*rest, *options.values()))
+    return input.detach() if plain and input.is_contiguous() else None
 
 
 def _joined(tensors: Sequence[Any], dim: int = 0) -> Tensor | None:
@@ -140,6 +128,29 @@ def _mean(input: Tensor, dim: Any = None, keepdim: Any = None) -> Tensor | None:
     return _empty(input, [n for d, n in enumerate(input.shape) if d not in gone])
 
 
+def _resized(
+    input: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: Any = None,
+    *,
+    recompute_scale_factor: Any = None,
+    antialias: Any = False,
+) -> Tensor | None:
+    """Return what resizing an image to a given size makes."""
+    sizes = size if isinstance(size, list | tuple) else ()
+    smooth = mode in ("bilinear", "bicubic")
+    fits = smooth or (mode == "nearest" and align_corners is None)
+    if not fits or scale_factor is not None or recompute_scale_factor or antialias:
+        return None
+    if input.ndim != 4:
+        return None
+    if len(sizes) != 2 or not all(type(n) is int and n > 0 for n in sizes):
+        return None
+    return _empty(input, (*input.shape[:2], *sizes)) if input.is_contiguous() else None
+
+
 def _same(_: nn.Module, input: Tensor) -> Tensor:
     return input.detach()
 
@@ -159,9 +170,14 @@ def _layer_norm(module: Any, input: Tensor) -> Tensor | None:
 
 
 def _normalized(
-    input: Tensor, sizes: Any, weight: Tensor | None = None, bias: Tensor | None = None
+    input: Tensor,
+    normalized_shape: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    **_: Any,
 ) -> Tensor | None:
     """Return what `layer_norm` makes, contiguous whatever its input is."""
+    sizes = normalized_shape
     if not isinstance(sizes, list | tuple) or tuple(input.shape[-len(sizes) :]) != tuple(sizes):
         return None
     held = [t for t in (weight, bias) if t is not None]
@@ -171,13 +187,30 @@ def _normalized(
 
 
 def _linear(module: Any, input: Tensor) -> Tensor | None:
-    weight = module._parameters["weight"]
-    if weight is None or input.ndim < 2 or input.shape[-1:] != weight.shape[1:]:
+    return _multiplied(input, module._parameters["weight"], module._parameters["bias"])
+
+
+def _multiplied(input: Tensor, weight: Any, bias: Any = None) -> Tensor | None:
+    """Return what a linear layer makes, contiguous whatever its input is."""
+    if not isinstance(weight, Tensor) or weight.ndim != 2 or input.ndim < 2:
         return None
-    bias = module._parameters["bias"]
-    if bias is not None and bias.shape != weight.shape[:1]:
+    if input.shape[-1] != weight.shape[1] or weight.dtype != input.dtype:
+        return None
+    if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != input.dtype):
         return None
     return _empty(input, (*input.shape[:-1], len(weight)))
+
+
+def _attended(query: Tensor, key: Any, value: Any, attn_mask: Any = None, **rest: Any) -> Any:
+    """Return what attention makes of queries, keys and values of as many heads, unmasked."""
+    three = (query, key, value)
+    if attn_mask is not None or query.ndim != 4 or any(rest.values()):
+        return None
+    if any(x.ndim != 4 or x.shape[:2] != query.shape[:2] or x.dtype != query.dtype for x in three):
+        return None
+    if key.shape[2] != value.shape[2] or key.shape[3] != query.shape[3]:
+        return None
+    return _empty(query, (*query.shape[:3], value.shape[3]))
 
 
 def _convolution(module: Any, input: Tensor) -> Tensor | None:
@@ -206,10 +239,25 @@ def _slid(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
+    *,
+    partly: bool = False,
 ) -> Tensor | None:
-    """Return what a window makes that slides over all dims behind the channels."""
-    windows = zip(input.shape[2:], kernel, stride, padding, dilation, strict=True)
-    sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in windows]
+    """Return what a window makes that slides over all dims behind the channels.
+
+    Args:
+        input: It slides over.
+        channels: Of the result.
+        kernel: Sizes of the window; what follows is said per dim, too.
+        stride: Of its steps.
+        padding: On both sides.
+        dilation: Of the window.
+        partly: Whether the last window may stand over the edge.
+    """
+    sizes = []
+    for n, k, s, p, d in zip(input.shape[2:], kernel, stride, padding, dilation, strict=True):
+        room = n + 2 * p - d * (k - 1) - 1
+        size = (-(-room // s) if partly else room // s) + 1
+        sizes.append(size - 1 if partly and (size - 1) * s >= n + p else size)
     if min(sizes) <= 0:
         return None
     kind = torch.contiguous_format if input.is_contiguous() else torch.channels_last
@@ -217,25 +265,39 @@ def _slid(
     return _EMPTY(shape, dtype=input.dtype, device="meta", memory_format=kind)
 
 
-def _pool(module: Any, input: Tensor) -> Tensor | None:
-    dilation = getattr(module, "dilation", 1)
-    given = (module.kernel_size, module.stride, module.padding, dilation)
-    kernel, stride, padding, dilation = ((x, x) if isinstance(x, int) else x for x in given)
-    if input.ndim != 4 or module.ceil_mode or getattr(module, "return_indices", False):
-        return None
-    if not _is_image(input) or any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
-        return None
-    return _slid(input, input.shape[1], kernel, stride, padding, dilation)
+def _pool(ndim: int) -> Callable[[Any, Tensor], Tensor | None]:
+    def rule(module: Any, input: Tensor) -> Tensor | None:
+        if input.ndim != ndim or not _is_image(input) or getattr(module, "return_indices", False):
+            return None
+        dilation = getattr(module, "dilation", 1)
+        settings = [
+            (x,) * (ndim - 2) if isinstance(x, int) else tuple(x)
+            for x in (module.kernel_size, module.stride, module.padding, dilation)
+        ]
+        if any(2 * p > k for k, p in zip(settings[0], settings[2], strict=True)):
+            return None
+        return _slid(input, input.shape[1], *settings, partly=module.ceil_mode)
+
+    return rule
 
 
-def _adaptive(input: Tensor, size: Any) -> Tensor | None:
-    sizes = (size, size) if isinstance(size, int) else size
-    if not isinstance(sizes, list | tuple) or len(sizes) != 2 or input.ndim != 4:
+def _adaptive(input: Tensor, output_size: Any) -> Tensor | None:
+    count = input.ndim - 2
+    sizes = (output_size,) * count if isinstance(output_size, int) else output_size
+    if not isinstance(sizes, list | tuple) or len(sizes) != count or not _is_image(input):
         return None
-    if not input.is_contiguous() or not all(n is None or type(n) is int for n in sizes):
+    if not all(n is None or type(n) is int for n in sizes):
         return None
-    new = (n if size is None else size for n, size in zip(input.shape[2:], sizes, strict=True))
-    return _empty(input, (*input.shape[:2], *new))
+    new = [n if size is None else size for n, size in zip(input.shape[2:], sizes, strict=True)]
+    kind = torch.contiguous_format if input.is_contiguous() else torch.channels_last
+    shape = (*input.shape[:2], *new)
+    return _EMPTY(shape, dtype=input.dtype, device="meta", memory_format=kind)
+
+
+def _adaptive_pool(ndim: int) -> Callable[[Any, Tensor], Tensor | None]:
+    return lambda module, input: (
+        _adaptive(input, module.output_size) if input.ndim == ndim else None
+    )
 
 
 _MODULES: dict[type[nn.Module], Callable[[Any, Tensor], Tensor | None]] = {
@@ -250,6 +312,32 @@ _MODULES: dict[type[nn.Module], Callable[[Any, Tensor], Tensor | None]] = {
     nn.LayerNorm: _layer_norm,
     nn.Linear: _linear,
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
-    **dict.fromkeys((nn.MaxPool2d, nn.AvgPool2d), _pool),
-    nn.AdaptiveAvgPool2d: lambda module, input: _adaptive(input, module.output_size),
+    nn.modules.linear.NonDynamicallyQuantizableLinear: _linear,
+    **dict.fromkeys((nn.MaxPool2d, nn.AvgPool2d), _pool(4)),
+    **dict.fromkeys((nn.MaxPool3d, nn.AvgPool3d), _pool(5)),
+    nn.AdaptiveAvgPool2d: _adaptive_pool(4),
+    nn.AdaptiveAvgPool3d: _adaptive_pool(5),
+}  # fmt: skip
+_JOINS = frozenset({torch.cat, torch.concat, torch.concatenate})
+_FUNCTIONS: dict[Any, Callable[..., Tensor | None]] = {
+    **dict.fromkeys(_JOINS, _joined),
+    **dict.fromkeys(
+        (operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, torch.add,
+         torch.mul),
+        _combined,
+    ),
+    **dict.fromkeys(
+        (F.relu, torch.relu, F.relu6, F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.sigmoid,
+         torch.sigmoid, torch.tanh, F.dropout, "sigmoid", "relu", "contiguous"),
+        _same_numbers,
+    ),
+    "mean": _mean,
+    torch.mean: _mean,
+    F.layer_norm: _normalized,
+    F.linear: _multiplied,
+    F.scaled_dot_product_attention: _attended,
+    F.interpolate: _resized,
+    F.adaptive_avg_pool2d: lambda input, output_size: (
+        _adaptive(input, output_size) if input.ndim == 4 else None
+    ),
 }  # fmt: skip

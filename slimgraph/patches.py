@@ -20,6 +20,7 @@ from torch.utils import checkpoint as checkpointing
 from torch.utils._pytree import tree_any, tree_leaves
 
 from slimgraph.proxied import ValueProxy
+from slimgraph.shapes import modules_of
 
 _CHECKPOINT_OPTIONS = frozenset(
     {"use_reentrant", "context_fn", "determinism_check", "debug", "preserve_rng_state",
@@ -37,7 +38,6 @@ def traceable(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for scope in _checkpointing(len(sys.modules)):
             stack.enter_context(patch.dict(scope, checkpoint=_call_at_once))
-        stack.enter_context(patch.object(builtins, "isinstance", _is_instance))
         _patch_marked(stack)
         for scope in _scopes(model):
             stack.enter_context(patch.dict(scope, len=_length))
@@ -63,6 +63,13 @@ def _checkpointing(_modules: int) -> list[dict[str, Any]]:
     original = checkpointing.checkpoint
     scopes = (getattr(module, "__dict__", {}) for module in list(sys.modules.values()))
     return [scope for scope in scopes if scope.get("checkpoint") is original]
+
+
+@contextmanager
+def proxies_pass() -> Iterator[None]:
+    """Let proxies pass for what they stand for while a forward runs."""
+    with patch.object(builtins, "isinstance", _is_instance):
+        yield
 
 
 def _is_instance(value: Any, kinds: Any, known: Callable[..., bool] = isinstance) -> bool:
@@ -139,7 +146,7 @@ def _inlined(scripted: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Put a model into eval mode, and take back that and whatever forward stores in it."""
-    modules = list(model.modules())
+    modules = list({id(module): module for module in modules_of(model).values()}.values())
     modes = [(module, module.training) for module in modules]
     before = [held for module in modules for held in _stores(module)]
     copies = [held.copy() for held in before]
@@ -154,11 +161,12 @@ def untouched(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _stores(module: nn.Module) -> Iterator[Any]:
-    """Yield what a module keeps its state in: its attributes and torch's stores among them."""
-    if not isinstance(module, torch.jit.ScriptModule):  # its state lies outside Python
-        yield vars(module)
-        yield from (vars(module)[name] for name in _STORES)
+def _stores(module: nn.Module) -> list[Any]:
+    """Return what a module keeps its state in: its attributes and torch's stores among them."""
+    if isinstance(module, torch.jit.ScriptModule):  # its state lies outside Python
+        return []
+    own = vars(module)
+    return [own, *(own[name] for name in _STORES)]
 
 
 def _put_back(held: Any, copy: Any) -> None:

@@ -4,6 +4,7 @@ import inspect
 import math
 import operator
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from slimgraph.arguments import flat_arguments, put_arguments
 from slimgraph.attention import attend, can_attend
 from slimgraph.errors import SlimgraphError, TraceError
 from slimgraph.modes import Choice, Flag
+from slimgraph.patches import proxies_pass
 from slimgraph.proxied import ValueProxy
 from slimgraph.shapes import (
     MetaRunner,
@@ -53,6 +55,13 @@ _COMPOSED = (
 _STATEFUL = frozenset({"_SpectralNorm", "_Orthogonal"})
 
 
+class _Stack(OrderedDict[str, Any]):
+    """The modules around a call; fx copies it for every node, which an ordered dict does slowly."""
+
+    def __copy__(self) -> dict[str, Any]:
+        return dict(self)
+
+
 class ValueTracer(fx.Tracer):
     """An fx tracer that runs every node on meta tensors while it records it.
 
@@ -73,6 +82,7 @@ class ValueTracer(fx.Tracer):
         fallback: bool = True,
     ) -> None:
         super().__init__(autowrap_modules=(math,), autowrap_functions=_FACTORIES)
+        self.module_stack = _Stack()
         self._autowrap_search.append(torch)  # `torch.zeros(x.shape[0], 4)` has no tensor argument
         self.examples = (args, kwargs)
         self.leaves = frozenset(leaves)
@@ -276,7 +286,8 @@ class ValueTracer(fx.Tracer):
         put_arguments(bound, made)
 
         def call() -> Any:
-            return _CALL(self.root, *bound.args, **bound.kwargs)  # with the model's own hooks
+            with proxies_pass():
+                return _CALL(self.root, *bound.args, **bound.kwargs)  # with the model's own hooks
 
         arguments = (bound.args, bound.kwargs)
         return lambda: self.modes.trace(self.root, "", call, arguments), []

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from slimgraph.known_shapes import made_by_function, made_by_module
 
@@ -38,6 +39,10 @@ MODULES: tuple[Callable[[], nn.Module], ...] = (
     lambda: nn.AvgPool2d(2, padding=1),
     lambda: nn.AdaptiveAvgPool2d(1),
     lambda: nn.AdaptiveAvgPool2d((None, 3)),
+    lambda: nn.MaxPool2d((2, 3), (5, 2), (1, 0), ceil_mode=True),
+    lambda: nn.AvgPool2d(5, 4, 2, ceil_mode=True),
+    lambda: nn.AdaptiveAvgPool2d((4, 5)),
+    lambda: nn.modules.linear.NonDynamicallyQuantizableLinear(11, 3),
     nn.GELU,
     nn.Identity,
     lambda: nn.Conv2d(6, 4, 3).double(),
@@ -61,6 +66,13 @@ CALLS: tuple[tuple[Any, tuple[Any, ...], dict[str, Any]], ...] = (
     (F.layer_norm, ((11,), None, None), {}),
     (F.adaptive_avg_pool2d, (1,), {}),
     (torch.cat, (), {"dim": 1}),
+    (F.layer_norm, ((11,),), {"weight": torch.rand(11), "bias": None, "eps": 1e-5}),
+    (F.linear, (torch.rand(4, 11), torch.rand(4)), {}),
+    (F.linear, (torch.rand(4, 6),), {"bias": None}),
+    (F.interpolate, (), {"size": [5, 7], "mode": "bilinear", "antialias": False}),
+    (F.interpolate, ((5, 7),), {"mode": "bilinear", "align_corners": False}),
+    (F.interpolate, (), {"size": [5, 7]}),
+    (F.interpolate, (), {"scale_factor": 2}),
 )
 
 
@@ -91,8 +103,24 @@ def test_functions_make_what_the_rules_say(index: int, layout: str) -> None:
     target, rest, options = CALLS[index]
     input: Any = LAYOUTS[layout].clone(memory_format=torch.preserve_format)
     given: Any = (input, *rest) if target is not torch.cat else ([input, input],)
-    meta = torch.utils._pytree.tree_map_only(Tensor, lambda t: t.to("meta"), given)
-    agrees(made_by_function(target, meta, options), lambda: target(*given, **options))
+    meta, named = tree_map_only(Tensor, lambda t: t.to("meta"), (given, options))
+    agrees(made_by_function(target, meta, named), lambda: target(*given, **options))
+
+
+def test_clips_are_pooled_as_torch_does() -> None:
+    clip = torch.rand(1, 2, 6, 9, 9)
+    for module in (nn.MaxPool3d(3, 2, 1, ceil_mode=True), nn.AvgPool3d(2), nn.AdaptiveAvgPool3d(1)):
+        made = made_by_module(module, (clip.to("meta"),), {})
+        assert made is not None
+        agrees(made, lambda module=module: module(clip))
+
+
+def test_attention_makes_values_for_queries() -> None:
+    query, key, value = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 6, 5), torch.rand(2, 3, 6, 7)
+    meta = tuple(tensor.to("meta") for tensor in (query, key, value))
+    made = made_by_function(F.scaled_dot_product_attention, meta, {"dropout_p": 0.0})
+    assert made.shape == F.scaled_dot_product_attention(query, key, value).shape
+    assert made_by_function(F.scaled_dot_product_attention, (meta[0], *meta), {}) is None
 
 
 @pytest.mark.parametrize("layout", ["image", "last"])

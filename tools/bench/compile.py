@@ -49,7 +49,7 @@ RESULTS = Path(__file__).parent / "results" / "compile.json"
 Record = dict[str, Any]
 
 
-def apart(tool: str, network: str) -> Record:
+def apart(tool: str, network: str, *, trimmed: bool = False) -> Record:
     """Run one measurement in a fork of this process."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -57,7 +57,7 @@ def apart(tool: str, network: str) -> Record:
         os.close(reading)
         signal.alarm(BOUND)
         try:
-            record = measure(tool, network)
+            record = measure(tool, network, trimmed=trimmed)
         except Exception as error:
             record = {"failed": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
         with os.fdopen(writing, "w") as pipe:
@@ -85,9 +85,7 @@ def summary(records: dict[str, list[Record]]) -> Record:
     """Return medians, and the ratios to slimgraph run by run with their spread."""
     clean = {t: [r for r in rs if "failed" not in r] for t, rs in records.items()}
     medians = {
-        tool: {
-            key: statistics.median(r[key] for r in rs) for key in ("wall", "cpu", "extra_peak_mb")
-        }
+        tool: {key: statistics.median(r[key] for r in rs) for key in ("wall", "cpu")}
         for tool, rs in clean.items()
         if rs
     }
@@ -155,7 +153,7 @@ def _goals_of(name: str, record: Record) -> list[tuple[str, bool]]:
     if name in SIX:
         share = 1 / record["ratios"]["limit"]["median"]
         found.append((f"{name}: within {OF_LIMIT:.0f} times the limit", share <= OF_LIMIT))
-    extra = record["medians"]["slimgraph"]["extra_peak_mb"]
+    extra = record["memory"]["extra_peak_mb"]
     kept = extra <= record["memory_bound_mb"]
     found.append((f"{name}: extra memory at most the slim weights and 100 MB", kept))
     return found
@@ -179,7 +177,7 @@ def show(console: Console, networks: dict[str, Record]) -> None:
             _spread(ratios["torch-pruning"]) if peer else "-",
             f"{limit['cpu']:.3f}" if limit else "fails",
             f"{1 / ratios['limit']['median']:.2f}" if limit else "-",
-            f"{medians['slimgraph']['extra_peak_mb']:.0f}",
+            f"{record['memory']['extra_peak_mb']:.0f}",
             f"{record['memory_bound_mb']:.0f}",
         )
     console.print(table)
@@ -211,7 +209,8 @@ def run_all(names: Sequence[str], runs: int, console: Console) -> dict[str, Reco
         begun = time.monotonic()
         tools = ("slimgraph", "limit") if name in ALONE else tuple(TOOLS)
         records = take_turns(tools, name, runs)
-        networks[name] = {**summary(records), "runs": records}
+        memory = apart("slimgraph", name, trimmed=True)
+        networks[name] = {**summary(records), "memory": memory, "runs": records}
         ratio = faster(networks[name])
         text = "alone" if ratio is None else f"{ratio:.1f} times faster"
         console.print(f"{name}: {text} ({time.monotonic() - begun:.0f} s)")

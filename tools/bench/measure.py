@@ -7,6 +7,7 @@ count; nor does the garbage collector look again and again, at times of its own 
 the imports made.
 """
 
+import ctypes
 import gc
 import json
 import resource
@@ -156,22 +157,31 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def warm_up(tools: Iterable[str] = ()) -> None:
-    """Run tools, by default all of them, on small networks, on one thread."""
+def warm_up(tools: Iterable[str] = ("slimgraph", "torch-pruning", "limit")) -> None:
+    """Run tools on small networks, on one thread."""
     torch.set_num_threads(1)
-    for tool in tools or TOOLS:
+    for tool in tools:
         for network in WARM_UP:
             TOOLS[tool](build(network), example(network), Watch())
 
 
-def measure(tool: str, network: str) -> Record:
-    """Run a tool on a network once, timed, after a warm-up."""
-    warm_up([tool])  # a forked process gets its own pages that way
+def measure(tool: str, network: str, *, trimmed: bool = False) -> Record:
+    """Run a tool on a network once, timed, after a warm-up.
+
+    Args:
+        tool: One of `TOOLS`.
+        network: Its name.
+        trimmed: Give free memory back first, so that none is used again that nobody counts.
+    """
+    torch.set_num_threads(1)
+    TOOLS[tool](build(WARM_UP[0]), example(WARM_UP[0]), Watch())  # a fork gets its own pages so
     torch.manual_seed(0)
     model, inputs, watch = build(network), example(network), Watch()
     before = parameters(model)
     gc.collect()
     gc.freeze()
+    if trimmed:
+        ctypes.CDLL(None).malloc_trim(0)
     forget_peak()
     start = resident()
     result = TOOLS[tool](model, inputs, watch)
@@ -198,4 +208,5 @@ def parameters(model: nn.Module) -> int:
 
 
 if __name__ == "__main__":
+    warm_up(sys.argv[1:2])
     sys.stdout.write(json.dumps(measure(*sys.argv[1:3])) + "\n")
