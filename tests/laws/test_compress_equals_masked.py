@@ -29,6 +29,13 @@ def test_tracing_and_an_empty_mask_change_nothing(name: str) -> None:
             assert_same_output(found.model, made, inputs)
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_no_group_is_frozen_without_need(name: str) -> None:
+    graph = case(name, EXAMPLES[name].batches[0]).graph
+    found = {g.name: int((~g.frozen).sum()) for g in graph.groups if g.prunable}
+    assert found == EXAMPLES[name].groups
+
+
 @pytest.mark.parametrize("name", SHRINKING)
 @settings(max_examples=6)
 @given(data=st.data())

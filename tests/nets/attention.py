@@ -208,9 +208,7 @@ EXAMPLES = {
     "torch's attention": example(Scaled, qkv=2 * WIDTH, **{ATTENTION: HEADS}),
     "attention by einsum": example(Named, q=WIDTH, v=WIDTH, **{"einsum[heads]": HEADS}),
     "no prefix": example(Prefixed, qkv=2 * WIDTH, **{ATTENTION: HEADS}),
-    "grouped queries": example(
-        Shared, q=10, _tensor_constant0=2, _tensor_constant1=2, **{ATTENTION: 2}
-    ),
+    "grouped queries": example(Shared, q=10),
     "talking heads": example(
         Talking, qkv=2 * WIDTH, before=4, after=HEADS, **{"einsum[heads]": HEADS}
     ),
@@ -218,9 +216,9 @@ EXAMPLES = {
         Modules,
         proj=WIDTH,
         **{"own.in_proj_weight": 2 * WIDTH, "matmul[heads]": HEADS},
-        **{"across.q_proj_weight": WIDTH, "across.v_proj_weight": WIDTH},
+        **{"matmul_2[heads]": HEADS, "across.q_proj_weight": WIDTH, "across.v_proj_weight": WIDTH},
     ),
     "matrix products": example(Products, one=8, left=6, two=WIDTH),
     "neighbours": example(Neighbours, other=None, mid=6, out=WIDTH),
-    "norms of heads": example(OwnNorms, other=None, qkv=16, **{ATTENTION: HEADS}),
+    "norms of heads": example(OwnNorms, other=None, qkv=16),
 }

@@ -263,5 +263,5 @@ EXAMPLES = {
         FunctionalGrouped, {"stem": 8, "weight": 12}, reads={"weight": (1,)}
     ),
     "each channel on its own": Example(PerChannel, {"stem": 8}),
-    "each channel twice on its own": Example(PerChannelFan, {}),
+    "each channel twice on its own": Example(PerChannelFan, {"stem": 8}),
 }

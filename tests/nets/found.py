@@ -171,7 +171,7 @@ EXAMPLES = {
         rest=True,
         keeps_zero=False,
     ),
-    "blocks summed up": Example(BlocksSummedUp, {"stem": 4, "einsum[heads]": 4}),
+    "blocks summed up": Example(BlocksSummedUp, {"stem": 4}),
     "dot products": Example(DotProducts, {"stem": 8, "matrix": 3}, reads={"matrix": (0,)}),
     "convolution over channels": Example(OverChannels, {"stem": 8}, rest=True),
     "sigmoid behind a norm": Example(AfterSigmoid, {"stem": 8}, keeps_zero=False),

@@ -48,5 +48,5 @@ class Grid(Net):
 EXAMPLES = {
     "mesh of coordinates": Example(Grid, {"stem": 8}),
     "table cut to size": Example(CutTable, {"stem": 8}),
-    "sizes added": Example(SizesAdded, {"bias": 8}, rows(5), other=None, reads={"weight": (0,)}),
+    "sizes added": Example(SizesAdded, {"weight": 8}, rows(5), other=None, reads={"weight": (0,)}),
 }
