@@ -8,7 +8,7 @@ from torch import Tensor, fx
 from slimgraph.pass_manager import Pass, PassResult, clone
 from slimgraph.plan import Plan, like, put_all
 from slimgraph.shapes import names_of, stored_tensors
-from slimgraph.slicing import slice_tensor
+from slimgraph.slicing import Slicer
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,11 @@ class SliceParameters(Pass):
         stored = stored_tensors(graph_module)
         sliced: dict[str, Tensor] = {}
         resized: list[str] = []
+        slicer = Slicer()
         for names in names_of(stored).values():
             planned = next((name for name in names if name in self.plan.kept), names[0])
             old = stored[planned]
-            new = like(old, slice_tensor(old, self.plan.kept.get(planned, ())))
+            new = like(old, slicer.slice(old, self.plan.kept.get(planned, ())))
             sliced.update(dict.fromkeys(names, new))
             resized += names if planned in self.plan.kept else ()
         put_all(graph_module, sliced)

@@ -19,28 +19,50 @@ def slice_tensor(tensor: Tensor, kept: Kept) -> Tensor:
     Returns:
         The kept part, on the same device, in the same dtype and memory format.
     """
-    source = tensor.detach()
-    given = [None if entry is None else entry.to(source.device) for entry in kept]
-    if all(entry is None for entry in given):
-        return source.clone()
-    rows, *others = given
-    crossed = [(dim, entry) for dim, entry in enumerate(others, 1) if entry is not None]
-    at_once = max(1, _AT_ONCE // (source[:1].numel() * source.element_size() or 1))
-    if rows is None or len(rows) <= at_once or len(crossed) != 1 or crossed[0][1].ndim > 1:
-        return _laid_out(_select(source, given), source)
-    shape = [size if k is None else len(k) for size, k in zip(source.shape, given, strict=True)]
-    result = source.new_empty(shape)
-    buffer = source.new_empty((at_once, *source.shape[1:]))
-    ((dim, columns),) = crossed
-    for part, target in zip(rows.split(at_once), result.split(at_once), strict=True):
-        some = torch.index_select(source, 0, part, out=buffer[: len(part)])
-        torch.index_select(some, dim, columns, out=target)
-    return _laid_out(result, source)
+    return Slicer().slice(tensor, kept)
 
 
-# Bytes of rows that are gathered before their columns are: they fit a processor's cache, and a
-# large matrix is sliced without memory beyond the result.
-_AT_ONCE = 1 << 20
+class Slicer:
+    """Slices one tensor after the other, and reuses the memory that it needs on the way.
+
+    Rows are gathered into a buffer that fits a processor's cache before their columns are, so a
+    large matrix is sliced without memory beyond the result.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def slice(self, tensor: Tensor, kept: Kept) -> Tensor:
+        """Do as `slice_tensor` says."""
+        source = tensor.detach()
+        given = [None if entry is None else entry.to(source.device) for entry in kept]
+        if all(entry is None for entry in given):
+            return source.clone()
+        rows, *others = given
+        crossed = [(dim, entry) for dim, entry in enumerate(others, 1) if entry is not None]
+        if rows is None or len(crossed) != 1 or crossed[0][1].ndim > 1 or not source.numel():
+            return _laid_out(_select(source, given), source)
+        ((dim, columns),) = crossed
+        buffer = self._rows_of(source)
+        shape = [size if k is None else len(k) for size, k in zip(source.shape, given, strict=True)]
+        result = source.new_empty(shape)
+        for part, target in zip(rows.split(len(buffer)), result.split(len(buffer)), strict=True):
+            some = torch.index_select(source, 0, part, out=buffer[: len(part)])
+            torch.index_select(some, dim, columns, out=target)
+        return _laid_out(result, source)
+
+    def _rows_of(self, source: Tensor) -> Tensor:
+        """Return room for as many rows of a tensor as fit, at least one."""
+        key, width = (source.dtype, source.device), source[0].numel()
+        count = max(1, _AT_ONCE // (width * source.element_size()))
+        if key not in self._buffers or len(self._buffers[key]) < count * width:
+            self._buffers[key] = source.new_empty(
+                max(count * width, _AT_ONCE // source.element_size())
+            )
+        return self._buffers[key][: count * width].view(count, *source.shape[1:])
+
+
+_AT_ONCE = 1 << 20  # bytes
 
 
 def _select(tensor: Tensor, kept: Sequence[Tensor | None]) -> Tensor:

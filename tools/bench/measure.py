@@ -165,18 +165,18 @@ def warm_up(tools: Iterable[str] = ("slimgraph", "torch-pruning", "limit")) -> N
             TOOLS[tool](build(network), example(network), Watch())
 
 
-def measure(tool: str, network: str, *, trimmed: bool = False) -> Record:
+def measure(tool: str, model: nn.Module, inputs: Tensor, *, trimmed: bool = False) -> Record:
     """Run a tool on a network once, timed, after a warm-up.
 
     Args:
         tool: One of `TOOLS`.
-        network: Its name.
+        model: The network.
+        inputs: An example.
         trimmed: Give free memory back first, so that none is used again that nobody counts.
     """
     torch.set_num_threads(1)
     TOOLS[tool](build(WARM_UP[0]), example(WARM_UP[0]), Watch())  # a fork gets its own pages so
-    torch.manual_seed(0)
-    model, inputs, watch = build(network), example(network), Watch()
+    watch = Watch()
     before = parameters(model)
     gc.collect()
     gc.freeze()
@@ -202,6 +202,12 @@ def measure(tool: str, network: str, *, trimmed: bool = False) -> Record:
     }
 
 
+def prepared(network: str) -> tuple[nn.Module, Tensor]:
+    """Build a network, always with the same weights, and an example for it."""
+    torch.manual_seed(0)
+    return build(network), example(network)
+
+
 def parameters(model: nn.Module) -> int:
     """Count the numbers in a model's parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
@@ -209,4 +215,4 @@ def parameters(model: nn.Module) -> int:
 
 if __name__ == "__main__":
     warm_up(sys.argv[1:2])
-    sys.stdout.write(json.dumps(measure(*sys.argv[1:3])) + "\n")
+    sys.stdout.write(json.dumps(measure(sys.argv[1], *prepared(sys.argv[2]))) + "\n")
