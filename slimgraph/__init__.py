@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"
 
+from slimgraph import regularize
 from slimgraph.analysis import analyze
 from slimgraph.compress import compress, masked
 from slimgraph.errors import InexactWarning, SlimgraphError, UnknownOpWarning
@@ -36,6 +37,7 @@ __all__ = [
     "export_onnx",
     "load",
     "masked",
+    "regularize",
     "save",
     "score",
     "select",

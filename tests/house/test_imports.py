@@ -23,6 +23,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("recording", "hosted", "ladder", "tracing"),
     ("ops",),
     ("groups", "graph", "explanations", "naming", "analysis"),
+    ("slices",),
     (
         "cost",
         "importance",
@@ -42,7 +43,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("dead", "keeping"),
     ("passes", "serialize"),
     ("compress", "loading", "onnx_export"),
-    ("selecting", "slimming"),
+    ("selecting", "slimming", "regularize"),
     ("export_command",),
     ("cli",),
 )
