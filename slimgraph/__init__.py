@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from slimgraph import regularize
+from slimgraph import compensate, regularize
 from slimgraph.analysis import analyze
 from slimgraph.compress import compress, masked
 from slimgraph.errors import InexactWarning, SlimgraphError, UnknownOpWarning
@@ -33,6 +33,7 @@ __all__ = [
     "SlimgraphError",
     "UnknownOpWarning",
     "analyze",
+    "compensate",
     "compress",
     "export_onnx",
     "load",

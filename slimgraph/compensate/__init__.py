@@ -1,0 +1,6 @@
+"""Repair: what makes up for the channels that left, from unlabelled data, without training."""
+
+from slimgraph.compensate.batch_norm import recalibrate
+from slimgraph.compensate.least_squares import Repaired, reconstruct
+
+__all__ = ["Repaired", "recalibrate", "reconstruct"]

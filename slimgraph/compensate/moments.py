@@ -1,0 +1,90 @@
+"""Second moments of rows, in double precision, that can be merged and added up over ranks."""
+
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+
+class Moments:
+    """Sums over rows of `x x^T`, `x e^T`, `x`, `e` and `|e|^2`, group by group.
+
+    Sums over batches, and over ranks, are those over all rows at once.
+
+    Args:
+        groups: Number of groups.
+        columns: Length of x.
+        outputs: Length of e.
+        device: Where the sums live.
+    """
+
+    def __init__(self, groups: int, columns: int, outputs: int, device: torch.device) -> None:
+        """Start with no row."""
+        options: dict[str, Any] = {"dtype": torch.float64, "device": device}
+        self.rows = torch.zeros((), **options)
+        self.gram = torch.zeros(groups, columns, columns, **options)
+        self.cross = torch.zeros(groups, columns, outputs, **options)
+        self.inputs = torch.zeros(groups, columns, **options)
+        self.outputs = torch.zeros(groups, outputs, **options)
+        self.energy = torch.zeros(groups, **options)
+
+    def sums(self) -> tuple[Tensor, ...]:
+        """Return all sums."""
+        return self.rows, self.gram, self.cross, self.inputs, self.outputs, self.energy
+
+    def add(self, x: Tensor, e: Tensor) -> None:
+        """Add rows.
+
+        Args:
+            x: Shape: (rows, groups, columns).
+            e: Shape: (rows, groups, outputs).
+        """
+        x, e = x.transpose(0, 1), e.transpose(0, 1)
+        self.rows += x.shape[1]
+        self.gram += x.mT @ x  # products in the model's precision, sums in double
+        self.cross += x.mT @ e
+        self.inputs += x.double().sum(1)
+        self.outputs += e.double().sum(1)
+        self.energy += e.double().square().sum((1, 2))
+
+    def merge(self, other: "Moments") -> None:
+        """Add the rows of another."""
+        for own, more in zip(self.sums(), other.sums(), strict=True):
+            own.add_(more.to(own.device))
+
+    def all_reduce(self) -> None:
+        """Add up over all ranks, if there are several."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for own in self.sums():
+                torch.distributed.all_reduce(own)
+
+    def solve(self, ridge: float, *, intercept: bool) -> tuple[Tensor, Tensor]:
+        """Return the D and d that minimise `sum |e - D x - d|^2 + ridge * scale * |D|^2`.
+
+        `scale` is the mean diagonal of the Gram matrix. Where the errors are zero, so are both.
+
+        Args:
+            ridge: Relative to the inputs' mean square; grows tenfold while the matrix is singular.
+            intercept: Whether there is a d; else it is zero.
+
+        Returns:
+            D, shape (groups, outputs, columns), and d, (groups, outputs).
+
+        Source: the normal equations of ridge regression; Cholesky with jitter.
+        """
+        gram, cross = self.gram / self.rows, self.cross / self.rows
+        means = self.inputs / self.rows, self.outputs / self.rows
+        if intercept:
+            gram = gram - means[0][:, :, None] * means[0][:, None, :]
+            cross = cross - means[0][:, :, None] * means[1][:, None, :]
+        scale = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp_min(1e-30)
+        eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+        factor, failed = torch.linalg.cholesky_ex(gram + ridge * scale * eye)
+        jitter = max(ridge, 1e-12)
+        while bool(failed.any()):
+            jitter *= 10
+            factor, failed = torch.linalg.cholesky_ex(gram + jitter * scale * eye)
+        change = torch.cholesky_solve(cross, factor).mT
+        shift = means[1] - (change @ means[0][:, :, None])[:, :, 0]
+        return change, shift if intercept else torch.zeros_like(shift)
