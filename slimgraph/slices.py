@@ -4,10 +4,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from slimgraph.graph import DependencyGraph
-from slimgraph.shapes import attribute
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +21,7 @@ class Slices:
             or shifts them, or holds their statistics.
         channels: The channel of each slice. Shape: (slices,).
         blocks: Number of groups of a grouped weight, else 1.
+        node: The op that reads the parameter.
     """
 
     graph: DependencyGraph
@@ -30,25 +30,40 @@ class Slices:
     role: str
     channels: Tensor
     blocks: int
+    node: fx.Node
 
     @property
     def tensor(self) -> Tensor:
         """The parameter as it is now."""
-        found: Tensor = attribute(self.graph.traced, self.parameter)
+        found: Tensor = self.graph.stored[self.parameter]
         return found
 
     def norms(self, order: float = 2) -> Tensor:
         """Return each slice's norm; it has a gradient, zero where the norm is. Shape: (slices,)."""
-        tensor, kept = self.tensor, {self.dim}
-        if self.blocks > 1:
-            tensor = tensor.reshape(self.blocks, -1, *tensor.shape[1:])
-            kept = {0, 2}
-        others = tuple(dim for dim in range(tensor.ndim) if dim not in kept)
+        tensor, others = self._arranged(self.tensor)
         dtype = torch.promote_types(tensor.dtype, torch.float32)
         if not others:
             return tensor.to(dtype).abs().flatten()
         norms: Tensor = torch.linalg.vector_norm(tensor, order, dim=others, dtype=dtype)
         return norms.flatten()
+
+    def sum_of(self, values: Tensor) -> Tensor:
+        """Sum numbers, one for each of the parameter's, over every slice. Shape: (slices,)."""
+        tensor, others = self._arranged(values)
+        return tensor.sum(others).flatten() if others else tensor.flatten()
+
+    def matrix(self) -> Tensor:
+        """Return the numbers of every slice in a row. Shape: (slices, numbers)."""
+        tensor, others = self._arranged(self.tensor.detach())
+        kept = [dim for dim in range(tensor.ndim) if dim not in others]
+        return tensor.permute(*kept, *others).reshape(len(self.channels), -1)
+
+    def _arranged(self, tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """Return a tensor of the parameter's shape, and the dims that run within slices."""
+        kept = {self.dim}
+        if self.blocks > 1:
+            tensor, kept = tensor.reshape(self.blocks, -1, *tensor.shape[1:]), {0, 2}
+        return tensor, tuple(dim for dim in range(tensor.ndim) if dim not in kept)
 
     def spread(self, values: Tensor) -> Tensor:
         """Lay one number per channel of the model over the parameter.
@@ -83,10 +98,12 @@ def slices_of(graph: DependencyGraph, roles: Collection[str]) -> tuple[Slices, .
     """List the slices of every floating-point parameter that plays one of some roles."""
     found = []
     for axis in graph.ledger.axes.values():
-        if axis.role in roles and attribute(graph.traced, axis.parameter).is_floating_point():
+        if axis.role in roles and graph.stored[axis.parameter].is_floating_point():
             channels = graph.component[axis.labels.flatten()]
             blocks = len(axis.labels) if axis.labels.ndim > 1 else 1
-            found.append(Slices(graph, axis.parameter, axis.dim, axis.role, channels, blocks))
+            found.append(
+                Slices(graph, axis.parameter, axis.dim, axis.role, channels, blocks, axis.node)
+            )
     return tuple(found)
 
 
