@@ -104,7 +104,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         params: Budget in parameters.
         macs: Budget in multiply-accumulates. Without any budget only dead channels leave,
             those that are constant among them, which changes no output.
-        criterion: `l1`, `l2`, `bn_scale`, `oicsr` or `random`.
+        criterion: `l1`, `l2`, `bn_scale`, `oicsr`, `fpgm`, `lamp` or `random`.
         normalize: See `slimgraph.score`.
         order: See `slimgraph.select`.
         heads: `dims` thins out every head of attention, `whole` takes heads away.

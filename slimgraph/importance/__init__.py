@@ -8,11 +8,14 @@ from torch import Tensor
 
 from slimgraph.errors import BudgetError
 from slimgraph.graph import DependencyGraph
-from slimgraph.importance import magnitude
+from slimgraph.importance import geometry, magnitude
+from slimgraph.importance.gradients import taylor
 from slimgraph.importance.magnitude import check_finite
 
-Criterion = Literal["l1", "l2", "bn_scale", "oicsr", "random"]
+Criterion = Literal["l1", "l2", "bn_scale", "oicsr", "fpgm", "lamp", "random"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)
+
+__all__ = ["CRITERIA", "Criterion", "check_finite", "score", "taylor"]
 
 
 def score(
@@ -24,7 +27,9 @@ def score(
         graph: The groups; their parameters are read, never written.
         criterion: `l1`, `l2`: norm of all weights that make the channel, in every module tied
             to it. `bn_scale`: mean absolute BatchNorm scale. `oicsr`: energy of the weights that
-            make it and of those that read it. `random`.
+            make it and of those that read it. `fpgm`: distance of the weights that make it to
+            those of the others. `lamp`: energy as a share of that of all stronger channels of
+            its group. `random`. From data: see `slimgraph.importance.taylor`.
         normalize: `mean` divides by the mean over the channel's group, so groups compare;
             `none` leaves the raw scores.
         seed: For `random`.
@@ -42,6 +47,8 @@ def score(
         "l2": (lambda g: magnitude.norm(g, 2), magnitude.MAKES),
         "bn_scale": (magnitude.batch_norm_scale, ("scale",)),
         "oicsr": (magnitude.out_in_energy, (*magnitude.MAKES, "in")),
+        "fpgm": (geometry.geometric_median, ()),
+        "lamp": (geometry.layer_adaptive, (*magnitude.MAKES, "in")),
         "random": (lambda g: magnitude.uniform(g, seed), ()),
     }
     if criterion not in functions:

@@ -101,7 +101,7 @@ def test_an_unknown_criterion_is_refused_with_the_known_ones(export: Run) -> Non
     ran = export("model.slim", "--onnx", "o.onnx", "--macs", "0.5", "--criterion", "l3")
     assert ran.code == 1
     assert ran.err.startswith("error: unknown criterion `l3`")
-    for name in ("l1", "l2", "bn_scale", "oicsr", "random"):
+    for name in ("l1", "l2", "bn_scale", "oicsr", "fpgm", "lamp", "random"):
         assert name in ran.err
 
 

@@ -66,7 +66,7 @@ def test_channels_the_criterion_says_nothing_of_are_never_chosen() -> None:
     assert set(result.mask) == {"a"}
 
 
-@pytest.mark.parametrize("criterion", ["l1", "l2", "oicsr", "random"])
+@pytest.mark.parametrize("criterion", ["l1", "l2", "oicsr", "fpgm", "lamp", "random"])
 @pytest.mark.parametrize("group", ["expand", "squeeze"])
 def test_normalised_scores_have_mean_one_in_every_group(criterion: str, group: str) -> None:
     assert float(scores_of(Gated(), criterion, group).mean()) == pytest.approx(1)

@@ -73,7 +73,7 @@ def test_plans_and_files_serve_every_device(
     assert difference(expected, run(loaded, inputs)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("criterion", ["l1", "l2", "bn_scale", "oicsr", "random"])
+@pytest.mark.parametrize("criterion", ["l1", "l2", "bn_scale", "oicsr", "fpgm", "lamp", "random"])
 def test_scores_and_budgets_work_where_the_model_is(criterion: str, device: torch.device) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 3))
     model, x = model.to(device).eval(), torch.randn(2, 3, 8, 8, device=device)
