@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from tools.bench.measure import TOOLS, measure, prepared, warm_up
 from tools.bench.networks import PEERS, SIX
+from tools.bench.page import PAGE, page
 
 DEPTHS = (12, 24, 48, 96)
 PEER_DEPTHS = DEPTHS[:3]  # the next would take the peer more than a minute
@@ -249,6 +250,8 @@ def main() -> int:
     }
     asked.output.parent.mkdir(exist_ok=True)
     asked.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if asked.output == RESULTS:
+        PAGE.write_text(page(document), encoding="utf-8")
     console.print(f"wrote {asked.output.name}")
     return 0 if all(is_reached for _, is_reached in reached) else 1
 
