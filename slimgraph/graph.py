@@ -114,11 +114,13 @@ class DependencyGraph:
     @cached_property
     def heads(self) -> tuple[tuple[Tensor, Tensor], ...]:
         """Channels that stand for blocks of others, shape (blocks,), and these, (blocks, size)."""
-        return tuple(
-            (self.component[block.partner.flatten()], self.component[block.labels])
-            for block in self.ledger.blocks
-            if block.heads and block.partner is not None
-        )
+        found = []
+        for block in self.ledger.blocks:
+            if block.heads and block.partner is not None:
+                heads, rows = self.component[block.partner.flatten()], self.component[block.labels]
+                more = (rows != heads[:, None]).any(1)  # than that channel itself
+                found.append((heads[more], rows[more]))
+        return tuple(pair for pair in found if len(pair[0]))
 
     @cached_property
     def is_head(self) -> Tensor:

@@ -1,6 +1,6 @@
 """Which channels have to be removed together so that every value stays rectangular."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slimgraph.graph import DependencyGraph, components_of
 from slimgraph.labels import compact
+from slimgraph.select.levels import level_sets
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,11 @@ class Legality:
         for block in self.graph.ledger.blocks:
             channels = self.graph.component[block.labels]
             partner = None if block.partner is None else self.graph.component[block.partner]
-            if partner is not None or len(_distinct(channels)) > 1:
+            if partner is None:
+                binds = len(_distinct(channels)) > 1
+            else:  # a label that stands for itself asks for nothing
+                binds = not block.heads or bool((channels != partner).any())
+            if binds:
                 found.append((channels, partner))
         return found
 
@@ -85,15 +90,30 @@ class Legality:
             atoms = torch.full_like(atoms, len(atoms)).scatter_reduce(0, sets, atoms, "amin")[sets]
             for _, rows in self.graph.heads:
                 taken[rows] = True
-        for channels, _ in self.blocks:
-            rows = _distinct(channels)
+        for rows in self._bundles():
             flat = rows.flatten()
-            if bool(taken[flat].any()) or len(flat.unique()) != len(flat):
-                continue  # overlaps another block; `repair` evens the counts out
+            if bool(taken[flat].any()):
+                continue  # overlaps blocks of another length; `repair` evens the counts out
             taken[flat] = True
+            if int(flat.bincount().max()) > 1:
+                for own in level_sets(rows, self.scores):
+                    atoms[own] = own.min()
+                continue
             ranked = rows.gather(1, self.scores[rows].argsort(dim=1, stable=True))
             atoms[ranked] = atoms[ranked[:1]].expand_as(ranked).clone()
         return atoms
+
+    def _bundles(self) -> Iterator[Tensor]:
+        """Join blocks of one length that have channels in common; yield their different rows."""
+        of_length: dict[int, list[Tensor]] = {}
+        for channels, _ in self.blocks:
+            of_length.setdefault(channels.shape[-1], []).append(channels.flatten(0, -2))
+        for blocks in of_length.values():
+            ties = [(rows[:1, :1].expand_as(rows).flatten(), rows.flatten()) for rows in blocks]
+            bundle = torch.from_numpy(components_of(ties, len(self.scores)))
+            rows = _distinct(torch.cat(blocks))
+            for number in bundle[rows[:, 0]].unique().tolist():
+                yield rows[bundle[rows[:, 0]] == number]
 
     def repair(self, keep: Tensor) -> Tensor:
         """Bring channels back until the choice is legal.

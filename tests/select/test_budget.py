@@ -13,9 +13,10 @@ import slimgraph as sg
 from slimgraph.cost import CostModel, Totals
 from slimgraph.errors import BudgetError, UnknownGroupError
 from slimgraph.select.blocks import Legality
+from slimgraph.select.levels import level_sets
 from tests.groups import models
-from tests.nets import attention
-from tests.nets.base import build
+from tests.nets import attention, sampling
+from tests.nets.base import Example, build
 
 UNITS = ("channels", "params", "macs")
 NAMES = ("Residual", "Concat", "Gated", "Flattened")
@@ -151,6 +152,30 @@ def test_heads_are_thinned_out_otherwise() -> None:
     keep = choose(graph, sg.Budget.of(channels=0.75))
     assert all(bool(keep[tops].all()) for tops, _ in graph.heads)
     assert not all(bool(keep[rows].all()) for _, rows in graph.heads)
+
+
+@pytest.mark.parametrize(
+    ("example", "group", "left"),
+    [
+        (sampling.EXAMPLES["selective kernel of one layer"], "a", 4),
+        (attention.EXAMPLES["grouped queries"], "q", 5),
+    ],
+)
+def test_half_of_what_is_tied_to_tables_or_gates_may_leave(
+    example: Example, group: str, left: int
+) -> None:
+    torch.manual_seed(0)
+    graph = sg.analyze(sg.trace(example.make(), example.inputs(2, example.size)))
+    keep = choose(graph, sg.Budget.of(channels=0.5), order="score", max_removed=0.5)
+    assert int(keep[graph.group_of(group).components].sum()) == left
+
+
+def test_sets_take_as_many_from_every_row() -> None:
+    """Channel 0 lies twice in the first row, so two of the second row leave with it."""
+    rows = torch.tensor([[0, 0, 1, 1], [2, 3, 4, 5]])
+    scores = torch.tensor([2.0, 1.0, 3.0, 1.0, 2.0, 4.0])
+    found = [own.tolist() for own in level_sets(rows, scores)]
+    assert found == [[1, 3, 4], [0, 2, 5]]
 
 
 @pytest.mark.parametrize("pattern", ["stem", "b", "ste*"])
