@@ -40,30 +40,18 @@ class Slices:
 
     def norms(self, order: float = 2) -> Tensor:
         """Return each slice's norm; it has a gradient, zero where the norm is. Shape: (slices,)."""
-        tensor, others = self._arranged(self.tensor)
-        dtype = torch.promote_types(tensor.dtype, torch.float32)
-        if not others:
-            return tensor.to(dtype).abs().flatten()
-        norms: Tensor = torch.linalg.vector_norm(tensor, order, dim=others, dtype=dtype)
-        return norms.flatten()
+        return norms_of(self.tensor, self.dim, self.blocks, order)
 
     def sum_of(self, values: Tensor) -> Tensor:
         """Sum numbers, one for each of the parameter's, over every slice. Shape: (slices,)."""
-        tensor, others = self._arranged(values)
+        tensor, others = _arranged(values, self.dim, self.blocks)
         return tensor.sum(others).flatten() if others else tensor.flatten()
 
     def matrix(self) -> Tensor:
         """Return the numbers of every slice in a row. Shape: (slices, numbers)."""
-        tensor, others = self._arranged(self.tensor.detach())
+        tensor, others = _arranged(self.tensor.detach(), self.dim, self.blocks)
         kept = [dim for dim in range(tensor.ndim) if dim not in others]
         return tensor.permute(*kept, *others).reshape(len(self.channels), -1)
-
-    def _arranged(self, tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """Return a tensor of the parameter's shape, and the dims that run within slices."""
-        kept = {self.dim}
-        if self.blocks > 1:
-            tensor, kept = tensor.reshape(self.blocks, -1, *tensor.shape[1:]), {0, 2}
-        return tensor, tuple(dim for dim in range(tensor.ndim) if dim not in kept)
 
     def spread(self, values: Tensor) -> Tensor:
         """Lay one number per channel of the model over the parameter.
@@ -92,6 +80,24 @@ class Slices:
         shape = (self.blocks, 1, tensor.shape[1], *[1] * (tensor.ndim - 2))
         wide = (-1, tensor.shape[0] // self.blocks, *[-1] * (tensor.ndim - 1))
         return own.reshape(shape).expand(wide).flatten(0, 1)
+
+
+def norms_of(tensor: Tensor, dim: int, blocks: int, order: float) -> Tensor:
+    """Return the norm of each slice of a tensor along a dim. Shape: (slices,)."""
+    arranged, others = _arranged(tensor, dim, blocks)
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    if not others:
+        return arranged.to(dtype).abs().flatten()
+    norms: Tensor = torch.linalg.vector_norm(arranged, order, dim=others, dtype=dtype)
+    return norms.flatten()
+
+
+def _arranged(tensor: Tensor, dim: int, blocks: int) -> tuple[Tensor, tuple[int, ...]]:
+    """Split the groups of a grouped weight, and name the dims that run within slices."""
+    kept = {dim}
+    if blocks > 1:
+        tensor, kept = tensor.reshape(blocks, -1, *tensor.shape[1:]), {0, 2}
+    return tensor, tuple(other for other in range(tensor.ndim) if other not in kept)
 
 
 def slices_of(graph: DependencyGraph, roles: Collection[str]) -> tuple[Slices, ...]:

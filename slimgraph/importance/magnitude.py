@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from slimgraph.errors import SlimgraphError
 from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Axis
+from slimgraph.slices import norms_of
 
 MAKES = ("out", "bare")
 
@@ -40,17 +41,8 @@ def _norms(tensor: Tensor, axis: Axis, order: int) -> Tensor:
     tensor = tensor.detach()
     if not tensor.is_floating_point():  # positions to pick say nothing of what they pick
         return torch.zeros(axis.labels.numel())
-    kept = {axis.dim}
-    if axis.labels.ndim > 1:  # (groups, full / groups, share, ...)
-        tensor = tensor.reshape(len(axis.labels), -1, *tensor.shape[1:])
-        kept = {0, 2}
-    others = tuple(dim for dim in range(tensor.ndim) if dim not in kept)
-    dtype = torch.promote_types(tensor.dtype, torch.float32)
-    if not others:
-        flat: Tensor = tensor.to(dtype).abs().flatten()
-        return flat
-    norms: Tensor = torch.linalg.vector_norm(tensor, order, dim=others, dtype=dtype)
-    return norms.flatten()
+    blocks = len(axis.labels) if axis.labels.ndim > 1 else 1
+    return norms_of(tensor, axis.dim, blocks, order)
 
 
 def check_finite(graph: DependencyGraph, scored: Container[str] = ()) -> None:
