@@ -3,11 +3,11 @@
     python -m tools.bench.compile                   # all networks, as in docs
     python -m tools.bench.compile resnet50 --runs 5
 
-On every torchvision model that Torch-Pruning can do, both tools turn an eager model into a smaller
-one that works: every group keeps the better half of its channels (l2), which both score and choose
-themselves, within the time. Torch-Pruning runs as its README says (`BasePruner`,
-`GroupMagnitudeImportance`, ratio 0.5, classifiers ignored). Beside them stands the limit: one
-`torch.fx.symbolic_trace`, one pass on meta tensors and a copy of the kept weights.
+On every torchvision model for classes, segments and videos that Torch-Pruning can do, both tools
+turn an eager model into a smaller one that works: every group keeps the better half of its channels
+(l2), which both score and choose themselves, within the time. Torch-Pruning runs as its README says
+(`BasePruner`, `GroupMagnitudeImportance`, ratio 0.5, classifiers ignored). Beside them stands the
+limit: one `torch.fx.symbolic_trace`, one pass on meta tensors and a copy of the kept weights.
 
 Each measurement runs in a process of its own, a fork of this one, in which all tools have run on
 small networks; tools take turns. A tool that takes longer than `SLOW` seconds runs once. Times are

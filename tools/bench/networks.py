@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 # Those with bounds of their own.
 SIX = ("resnet50", "densenet121", "vgg16_bn", "mobilenet_v2", "efficientnet_b0", "densenet201")
-# All of torchvision that Torch-Pruning 1.6.1 can do. On the others it raises (detectors, RAFT,
-# ShuffleNet: it cannot tell their shapes), does not end (MaxViT, Swin), or what it leaves does not
-# run (MViT); ViT-H takes it more memory than this is worth.
+# All of torchvision's models for classes, segments and videos that Torch-Pruning 1.6.1 can do. Of
+# the others ShuffleNet makes it raise, Swin and MaxViT do not end, and what it leaves of MViT does
+# not run. ViT-H needs more memory than this is worth; detectors and RAFT need more than one plain
+# call.
 PEERS = (
     *SIX,
     "alexnet", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny",

@@ -9,9 +9,9 @@ INTRODUCTION = """# Speed
 
 How long it takes from an eager model to a smaller one that works: trace, group, score (l2), choose
 the better half of every group, compress. Beside slimgraph stands Torch-Pruning at ratio 0.5, used
-as its README says, on every torchvision model that it can do. The limit is what can hardly be left
-out: one `torch.fx.symbolic_trace`, one pass on meta tensors and a copy of the kept weights. This
-page and `tools/bench/results/compile.json` are made by
+as its README says, on every torchvision model for classes, segments and videos that it can do. The
+limit is what can hardly be left out: one `torch.fx.symbolic_trace`, one pass on meta
+tensors and a copy of the kept weights. This page and `tools/bench/results/compile.json` are made by
 
 ```shell
 python -m tools.bench.compile
