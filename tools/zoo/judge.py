@@ -88,7 +88,8 @@ def verdicts(rows: dict[str, Record]) -> list[Verdict]:
         found.append(_count("as small as Torch-Pruning's + 0.03", measured, as_small_as_peer))
     tried = {name: row for name, row in rows.items() if "onnx" in row}
     if tried:
-        found.append(_count("exported to ONNX and equal, if torch can", tried, exported))
+        of = "" if len(tried) == len(rows) else f" (tried with {len(tried)} of {len(rows)} models)"
+        found.append(_count(f"exported to ONNX and equal, if torch can{of}", tried, exported))
     return found
 
 
