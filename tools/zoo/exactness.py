@@ -22,6 +22,7 @@ TOP = 6
 
 
 GAINS = (1.0, 0.5, 0.25)
+ROUNDING = 1e-15
 
 
 def run(subject: Subject, diary: Diary) -> None:
@@ -157,20 +158,20 @@ def _compare(
     worst = max((entry.get("error", 0.0) for entry in errors), default=0.0)
     if worst <= TOLERANCE or _computes_in_single(graph):
         return 0.0
-    noise = _noise(reference, double(example(subject, BATCHES[0], size)))
+    noise = noise_of(reference, double(example(subject, BATCHES[0], size)), ROUNDING)
     diary.say(noise=noise)
     return noise
 
 
-def _noise(reference: nn.Module, inputs: Inputs) -> float:
-    """Move every input by less than what double precision resolves."""
+def noise_of(model: nn.Module, inputs: Inputs, step: float) -> float:
+    """Return how far the output moves, relative to its largest, if every input does by a step."""
 
     def nudged(leaf: Any) -> Any:
         floats = isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
-        return leaf * (1 + 1e-15) if floats else leaf
+        return leaf * (1 + step) if floats else leaf
 
-    moved = call(reference, tree_map(nudged, inputs))
-    results = compare(call(reference, inputs), moved)
+    moved = call(model, tree_map(nudged, inputs))
+    results = compare(call(model, inputs), moved)
     return max(result.max_rel for result in results)
 
 
