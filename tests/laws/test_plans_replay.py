@@ -32,7 +32,7 @@ LITERAL = {
     *(name for name, example in EXAMPLES.items() if example.selections),
     "weight standardisation", "grouped queries inside", "mixed tokens", "dot products",
     "number from the height",
-    "convolution over channels", "pixels as channels",
+    "convolution over channels", "pixels as channels", "blocks summed up",
 }  # fmt: skip
 
 
