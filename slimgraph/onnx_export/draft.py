@@ -62,6 +62,7 @@ class Draft:
             if free:
                 index = [example.shares_batch(tensor) for tensor in example.tensors].index(True)
                 program.rename_axes({program.model.graph.inputs[index].shape[0]: "batch"})
+            _list_constants(program.model.graph)
             weights = program.model.graph.initializers.values()
             size = sum(weight.const_value.nbytes for weight in weights)
             program.save(self.path, external_data=size > self.external_data_above)
@@ -127,6 +128,16 @@ class _TensorsOnly(nn.Module):
         model, example = vars(self)[_HIDDEN]
         outputs = model(*example.fill(tensors))
         return tuple(leaf for _, leaf in named_leaves(outputs) if isinstance(leaf, Tensor))
+
+
+def _list_constants(graph: Any) -> None:
+    """List the constants that torch's simplifier made and forgot, of several with one name."""
+    given = {id(value) for value in graph.inputs}
+    for node in graph.all_nodes():
+        for value in node.inputs:
+            lone = value is not None and value.producer() is None and id(value) not in given
+            if lone and value.const_value is not None and value.name not in graph.initializers:
+                graph.register_initializer(value)
 
 
 def _capture(model: GraphModule, example: Examples, *, free: bool) -> Any:

@@ -55,6 +55,23 @@ class Wraps(nn.Module):
         return self.example(self.model(x).mean((2, 3)))
 
 
+class Bounded(nn.Module):
+    """Several clamps of one value, whose bounds are buffers of the same number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
+        for name in ("low", "low2"):
+            self.register_buffer(name, torch.tensor(-float("inf")))
+        for name in ("high", "high2"):
+            self.register_buffer(name, torch.tensor(float("inf")))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 2
+        one = self.one(torch.clamp(x, self.low, self.high))
+        return one * self.two(torch.clamp(x, self.low2, self.high2))
+
+
 @dataclass(frozen=True)
 class Found:
     """An output of a user's own type."""

@@ -16,6 +16,7 @@ from slimgraph.onnx_export import ExportReport, export_onnx
 from slimgraph.shapes import propagate
 from slimgraph.tracing import trace
 from tests.export.models import (
+    Bounded,
     Convolutions,
     FixedBatch,
     InPlace,
@@ -155,6 +156,10 @@ def test_in_place_operations_and_bare_weights(path: Path) -> None:
 def test_submodules_may_have_any_name(path: Path) -> None:
     report = export_onnx(plain(Wraps(), X), path, example_inputs=X)
     assert report.dynamic_batch
+
+
+def test_constants_that_torch_forgets_are_listed(path: Path) -> None:
+    assert export_onnx(trace(Bounded(), X), path).dynamic_batch
 
 
 def test_outputs_are_named_after_keys(path: Path) -> None:
