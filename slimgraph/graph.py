@@ -94,21 +94,17 @@ class DependencyGraph:
     @cached_property
     def group_index(self) -> Tensor:
         """Per channel, the position of its group in `groups`; -1 for none."""
-        count = len(self.frozen)
-        pairs = []
-        for i, axis in enumerate(self.ledger.opened):
-            own = self.component[axis.labels.flatten()]
-            pairs.append((own, torch.full_like(own, count + i)))
-        found = components_of(pairs, count + len(pairs))[:count]
-        present = torch.zeros(count, dtype=torch.bool)
-        for own, _ in pairs:
-            present[own] = True
-        present[self.component[0]] = False
-        found[~present.numpy()] = -1
-        in_order = found[self.component[1:].numpy()]
-        groups, first = np.unique(in_order[in_order >= 0], return_index=True)
+        count, opened = len(self.frozen), [axis.labels.flatten() for axis in self.ledger.opened]
+        own = self.component[torch.cat([torch.zeros(0, dtype=torch.long), *opened])]
+        owners = np.repeat(np.arange(len(opened)), [len(labels) for labels in opened]) + count
+        found = components_of([(own, torch.from_numpy(owners))], count + len(opened))[:count]
+        absent = np.ones(count, dtype=bool)
+        absent[own.numpy()] = False
+        absent[int(self.component[0])] = True
+        found[absent] = -1
         rank = np.full(found.max(initial=-1) + 2, -1)  # its last entry stands for no group
-        rank[groups[first.argsort()]] = np.arange(len(groups))
+        groups = _distinct(found[self.component[1:].numpy()])
+        rank[groups[groups >= 0]] = np.arange((groups >= 0).sum())
         return torch.from_numpy(rank[found])
 
     @cached_property
@@ -151,9 +147,7 @@ class DependencyGraph:
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """All groups, in the order in which the model makes them."""
-        first = torch.full((len(self.frozen),), self.size)
-        first.scatter_reduce_(0, self.component, torch.arange(self.size), "amin")
-        order = torch.argsort(first)
+        order = torch.from_numpy(_distinct(self.component.numpy()))
         order = order[self.group_index[order] >= 0]
         order = order[torch.argsort(self.group_index[order], stable=True)]
         sizes = torch.bincount(self.group_index[order]).tolist() if len(order) else []
@@ -374,6 +368,15 @@ class DependencyGraph:
         return (
             f"DependencyGraph({len(self.groups)} groups, {prunable} prunable, {channels} channels)"
         )
+
+
+def _distinct(numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the different numbers, -1 or above, in the order in which they come first."""
+    first = np.full(numbers.max(initial=-1) + 2, len(numbers))
+    first[numbers[::-1]] = np.arange(len(numbers))[::-1]  # the last one written stays
+    found = np.argsort(first)
+    found = found[first[found] < len(numbers)]
+    return np.where(found == len(first) - 1, -1, found)
 
 
 def _unique_names(opened: list[list[Axis]]) -> list[str]:

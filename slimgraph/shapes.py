@@ -240,8 +240,11 @@ def _scripted(module: nn.Module, store: str) -> dict[str, Tensor | None]:
 
 def attribute(root: nn.Module, target: str) -> Any:
     """Look up a dotted attribute of a module: a parameter, buffer or constant tensor."""
-    owner, _, name = target.rpartition(".")
-    return getattr(root.get_submodule(owner), name)
+    *path, name = target.split(".")
+    for part in path:
+        root = root._modules[part]  # type: ignore[assignment]  # thrice as fast as get_submodule
+    held = vars(root).get("_parameters", {})  # a scripted module has its own
+    return held[name] if name in held else getattr(root, name)
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from slimgraph.graph import DependencyGraph
+from slimgraph.shapes import attribute
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class Slices:
     @property
     def tensor(self) -> Tensor:
         """The parameter as it is now."""
-        found: Tensor = self.graph.stored[self.parameter]
+        found: Tensor = attribute(self.graph.traced, self.parameter)
         return found
 
     def norms(self, order: float = 2) -> Tensor:
@@ -102,9 +103,9 @@ def _arranged(tensor: Tensor, dim: int, blocks: int) -> tuple[Tensor, tuple[int,
 
 def slices_of(graph: DependencyGraph, roles: Collection[str]) -> tuple[Slices, ...]:
     """List the slices of every floating-point parameter that plays one of some roles."""
-    found = []
+    found, stored = [], graph.stored
     for axis in graph.ledger.axes.values():
-        if axis.role in roles and graph.stored[axis.parameter].is_floating_point():
+        if axis.role in roles and stored[axis.parameter].is_floating_point():
             channels = graph.component[axis.labels.flatten()]
             blocks = len(axis.labels) if axis.labels.ndim > 1 else 1
             found.append(

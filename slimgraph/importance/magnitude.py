@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from slimgraph.errors import SlimgraphError
 from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Axis
+from slimgraph.shapes import attribute
 from slimgraph.slices import norms_of
 
 MAKES = ("out", "bare")
@@ -26,9 +27,9 @@ def _accumulate(graph: DependencyGraph, roles: Iterable[str], order: int) -> tup
     """
     axes = [axis for axis in graph.ledger.axes.values() if axis.role in roles]
     labels = [torch.zeros(0, dtype=torch.long), *(axis.labels.flatten() for axis in axes)]
-    channels, stored = graph.component[torch.cat(labels)], graph.stored
-    found = (_norms(stored[axis.parameter], axis, order).double().cpu() for axis in axes)
-    norms = torch.cat([torch.zeros(0, dtype=torch.float64), *found])
+    channels = graph.component[torch.cat(labels)]
+    found = [_norms(attribute(graph.traced, axis.parameter), axis, order).cpu() for axis in axes]
+    norms = torch.cat([torch.zeros(0), *found]).double()  # all at once: most hold few numbers
     total = torch.bincount(channels, norms**order, minlength=len(graph.frozen))
     count = torch.bincount(channels, minlength=len(graph.frozen)).double()
     if not bool(total.isfinite().all()):
@@ -57,15 +58,15 @@ def check_finite(graph: DependencyGraph, scored: Container[str] = ()) -> None:
     Raises:
         SlimgraphError: A parameter or a statistic holds NaN or infinite numbers.
     """
-    roles: dict[str, set[str]] = defaultdict(set)
-    for axis in graph.ledger.axes.values():
-        roles[axis.parameter].add(axis.role)
+    axes = graph.ledger.axes.values()
+    statistics = {axis.parameter for axis in axes if axis.role == "statistic"}
+    finite = {axis.parameter for axis in axes if axis.role in scored}
     asked = {
         name: tensor
         for name, tensor in graph.stored.items()
-        if tensor.is_floating_point()
-        and (isinstance(tensor, nn.Parameter) or "statistic" in roles[name])
-        and not any(role in scored for role in roles[name])
+        if name not in finite
+        and (name in statistics or isinstance(tensor, nn.Parameter))
+        and tensor.is_floating_point()
     }
     small = {name: tensor for name, tensor in asked.items() if tensor.ndim < 2 and tensor.numel()}
     if _are_finite(small.values()):  # hundreds of them, so they are looked at together

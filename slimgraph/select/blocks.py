@@ -68,10 +68,9 @@ class Legality:
             marked[channels] = False
             if holds_group or len(flat) < 2 or not flat.all():
                 continue  # a group is among the sets, so what holds all of it is never empty
-            key = np.unique(channels)
-            if key.tobytes() not in seen:
-                seen.add(key.tobytes())
-                sets.append(torch.from_numpy(key))
+            if channels.tobytes() not in seen:
+                seen.add(channels.tobytes())
+                sets.append(torch.from_numpy(channels))
         return sets
 
     @cached_property

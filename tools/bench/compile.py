@@ -10,9 +10,9 @@ turn an eager model into a smaller one that works: every group keeps the better 
 limit: one `torch.fx.symbolic_trace`, one pass on meta tensors and a copy of the kept weights.
 
 Each measurement runs in a process of its own, a fork of this one, in which all tools have run on
-small networks; tools take turns. A tool that takes longer than `SLOW` seconds runs once. Times are
-processor time on one thread, which neighbours on the machine disturb least. Exits with 1 if a goal
-is missed.
+small networks, and which makes its network itself, as a user's would; tools take turns. A tool that
+takes longer than `SLOW` seconds runs once. Times are processor time on one thread, which neighbours
+on the machine disturb least. Exits with 1 if a goal is missed.
 """
 
 import argparse
@@ -32,9 +32,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
 
-from tools.bench.measure import TOOLS, measure, prepared, warm_up
+from tools.bench.measure import TOOLS, measure, warm_up
 from tools.bench.networks import PEERS, SIX
 from tools.bench.page import PAGE, page
 
@@ -49,10 +48,9 @@ OF_LIMIT = 3.0  # times the limit, at most, on the six networks of the first rel
 SLOW, BOUND = 4.0, 600  # seconds: after which a tool runs once, and after which it is stopped
 RESULTS = Path(__file__).parent / "results" / "compile.json"
 Record = dict[str, Any]
-Network = tuple[nn.Module, Tensor]  # with an example input
 
 
-def apart(tool: str, network: Network, *, trimmed: bool = False) -> Record:
+def apart(tool: str, network: str, *, trimmed: bool = False) -> Record:
     """Run one measurement in a fork of this process."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -60,7 +58,7 @@ def apart(tool: str, network: Network, *, trimmed: bool = False) -> Record:
         os.close(reading)
         signal.alarm(BOUND)
         try:
-            record = measure(tool, *network, trimmed=trimmed)
+            record = measure(tool, network, trimmed=trimmed)
         except Exception as error:
             record = {"failed": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
         with os.fdopen(writing, "w") as pipe:
@@ -74,7 +72,7 @@ def apart(tool: str, network: Network, *, trimmed: bool = False) -> Record:
     return found
 
 
-def take_turns(tools: Sequence[str], network: Network, runs: int) -> dict[str, list[Record]]:
+def take_turns(tools: Sequence[str], network: str, runs: int) -> dict[str, list[Record]]:
     """Measure the tools one after the other, and again unless a tool is slow."""
     found: dict[str, list[Record]] = {tool: [] for tool in tools}
     for _ in range(runs):
@@ -113,7 +111,7 @@ def dense_block(runs: int) -> dict[str, Record]:
     for tool, depths in (("slimgraph", DEPTHS), ("torch-pruning", PEER_DEPTHS)):
         times: dict[int, float] = {}
         for depth in depths:
-            records = take_turns((tool,), prepared(f"dense-{depth}"), runs)[tool]
+            records = take_turns((tool,), f"dense-{depth}", runs)[tool]
             times[depth] = statistics.median(record["cpu"] for record in records)
         found[tool] = {"cpu_seconds": times, "exponent": exponent(times)}
     return found
@@ -211,9 +209,8 @@ def run_all(names: Sequence[str], runs: int, console: Console) -> dict[str, Reco
     for name in names:
         begun = time.monotonic()
         tools = ("slimgraph", "limit") if name in ALONE else tuple(TOOLS)
-        network = prepared(name)
-        records = take_turns(tools, network, runs)
-        memory = apart("slimgraph", network, trimmed=True)
+        records = take_turns(tools, name, runs)
+        memory = apart("slimgraph", name, trimmed=True)
         networks[name] = {**summary(records), "memory": memory, "runs": records}
         ratio = faster(networks[name])
         text = "alone" if ratio is None else f"{ratio:.1f} times faster"

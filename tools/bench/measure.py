@@ -165,17 +165,16 @@ def warm_up(tools: Iterable[str] = ("slimgraph", "torch-pruning", "limit")) -> N
             TOOLS[tool](build(network), example(network), Watch())
 
 
-def measure(tool: str, model: nn.Module, inputs: Tensor, *, trimmed: bool = False) -> Record:
+def measure(tool: str, network: str, *, trimmed: bool = False) -> Record:
     """Run a tool on a network once, timed, after a warm-up.
 
     Args:
         tool: One of `TOOLS`.
-        model: The network.
-        inputs: An example.
+        network: Its name.
         trimmed: Give free memory back first, so that none is used again that nobody counts.
     """
-    torch.set_num_threads(1)
-    TOOLS[tool](build(WARM_UP[0]), example(WARM_UP[0]), Watch())  # a fork gets its own pages so
+    warm_up([tool])  # a fork gets pages of its own so
+    model, inputs = prepared(network)
     watch = Watch()
     before = parameters(model)
     gc.collect()
@@ -215,4 +214,4 @@ def parameters(model: nn.Module) -> int:
 
 if __name__ == "__main__":
     warm_up(sys.argv[1:2])
-    sys.stdout.write(json.dumps(measure(sys.argv[1], *prepared(sys.argv[2]))) + "\n")
+    sys.stdout.write(json.dumps(measure(*sys.argv[1:3])) + "\n")
