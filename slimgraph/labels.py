@@ -194,17 +194,18 @@ class Ledger:
         """Couple labels that meet; what meets a position that cannot leave is frozen."""
         if left is right:
             return
-        left, right = torch.broadcast_tensors(compact(left), compact(right))
-        differ = left != right
-        left, right = left[differ], right[differ]
-        if left.numel() == 0:
+        left, right = compact(left), compact(right)
+        if left.shape != right.shape:
+            left, right = torch.broadcast_tensors(left, right)
+        left, right = left.reshape(-1), right.reshape(-1)
+        if torch.equal(left, right):
             return
-        both = (left != 0) & (right != 0)
-        if bool(both.all()):
+        if int(torch.minimum(left, right).amin()):
             self.edges.append(Edges(left, right, node))
             return
+        both = (left != 0) & (right != 0)
         self.edges.append(Edges(left[both], right[both], node))
-        lone = torch.maximum(left, right)[~both]
+        lone = torch.maximum(left, right)[~both]  # zero with zero says nothing
         self.freeze(lone, node, "meets positions that cannot be removed")
 
     def freeze(self, labels: Tensor, node: fx.Node, message: str) -> None:

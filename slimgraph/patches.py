@@ -147,18 +147,25 @@ def _inlined(scripted: Callable[..., Any]) -> Callable[..., Any]:
 def untouched(model: nn.Module) -> Iterator[None]:
     """Put a model into eval mode, and take back that and whatever forward stores in it."""
     modules = list({id(module): module for module in modules_of(model).values()}.values())
-    modes = [(module, module.training) for module in modules]
+    modes = [module.training for module in modules]
     before = [held for module in modules for held in _stores(module)]
     copies = [held.copy() for held in before]
     try:
         for module in modules:
-            module.training = False
+            _set_mode(module, training=False)
         yield
     finally:
+        for module, training in zip(modules, modes, strict=True):
+            _set_mode(module, training=training)
         for held, copy in zip(before, copies, strict=True):
             _put_back(held, copy)
-        for module, training in modes:
-            module.training = training
+
+
+def _set_mode(module: nn.Module, *, training: bool) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        module.training = training
+    else:
+        vars(module)["training"] = training  # which torch does after many questions
 
 
 def _stores(module: nn.Module) -> list[Any]:
@@ -173,7 +180,8 @@ def _put_back(held: Any, copy: Any) -> None:
     if isinstance(held, set):
         same = held == copy
     else:
-        same = list(held) == list(copy) and all(map(is_, held.values(), copy.values()))
+        same = len(held) == len(copy) and all(map(is_, held.values(), copy.values()))
+        same = same and list(held) == list(copy)
     if not same:
         held.clear()
         held.update(copy)

@@ -34,7 +34,7 @@ from slimgraph.shapes import (
 )
 from slimgraph.sources import raised_at, source_of_frame
 from slimgraph.structures import holds_tensor, is_record
-from slimgraph.two_modes import TwoModes
+from slimgraph.two_modes import RecordedError, TwoModes
 
 _CALL = nn.Module.__call__
 # They may get nothing but proxies of sizes, dtypes and devices, which C++ does not take.
@@ -51,6 +51,8 @@ _COMPOSED = (
     nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder,
     nn.TransformerDecoderLayer,
 )  # fmt: skip
+# What arguments mostly are; fx asks many more questions before it lets them pass.
+_PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype})
 # torch's own parametrisations that change their state in training: they stay calls.
 _STATEFUL = frozenset({"_SpectralNorm", "_Orthogonal"})
 
@@ -115,6 +117,8 @@ class ValueTracer(fx.Tracer):
         self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any
     ) -> Any:
         """Record a node, its value, and the line of the model it comes from."""
+        if self.modes.records_nothing and kind != "get_attr":
+            raise RecordedError
         kind, target = _as_operator(kind, target)
         if args and type(args[0]) is Tensor and _writes(kind, target):
             self._make_writable(args[0])
@@ -166,6 +170,11 @@ class ValueTracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """Turn what user code passes on into nodes and plain values."""
+        kind = type(a)
+        if kind in _PLAIN or (kind is dict and not a):
+            return a
+        if kind is tuple:
+            return tuple([self.create_arg(value) for value in a])
         if isinstance(a, fx.Proxy):
             return a.node
         if isinstance(a, Flag):
@@ -174,7 +183,7 @@ class ValueTracer(fx.Tracer):
             return self.modes.node(a.owner, a.training, float(a))
         if type(a) is Tensor and id(a) in self.written:
             return self.written[id(a)][1].node
-        if isinstance(a, dict) and type(a) not in (dict, immutable_dict):
+        if isinstance(a, dict) and kind not in (dict, immutable_dict):
             return self._container(a)
         return super().create_arg(a)
 

@@ -16,11 +16,12 @@ _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 def source_of_frame(frame: Any) -> str:
     """Find the innermost line of the user's model on the stack: `file.py:93`, or nothing."""
     while frame is not None:
-        name = frame.f_code.co_filename
-        if name.startswith(_HERE) and frame.f_code.co_name == "record":
+        code = frame.f_code
+        found = _short(code.co_filename)
+        if found is not None:
+            return f"{found}:{frame.f_lineno}"
+        if code.co_name == "record" and code.co_filename.startswith(_HERE):
             return ""
-        if not name.startswith((_HERE, _TORCH, "<")):
-            return f"{_short(name)}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
 
@@ -30,9 +31,9 @@ def raised_at(error: BaseException) -> str | None:
     found = None
     trace_back = error.__traceback__
     while trace_back is not None:
-        name = trace_back.tb_frame.f_code.co_filename
-        if not name.startswith((_HERE, _TORCH, "<")):
-            found = f"{_short(name)}:{trace_back.tb_lineno}"
+        name = _short(trace_back.tb_frame.f_code.co_filename)
+        if name is not None:
+            found = f"{name}:{trace_back.tb_lineno}"
         trace_back = trace_back.tb_next
     return found
 
@@ -40,14 +41,18 @@ def raised_at(error: BaseException) -> str | None:
 def source_of_text(stack: str) -> str:
     """Find the same in a printed stack, as `torch.export` keeps it."""
     found = ""
-    for name, line in re.findall(r'File "(.+?)", line (\d+)', stack):
-        if not name.startswith((_HERE, _TORCH, "<")):
-            found = f"{_short(name)}:{line}"
+    for file, line in re.findall(r'File "(.+?)", line (\d+)', stack):
+        name = _short(file)
+        if name is not None:
+            found = f"{name}:{line}"
     return found
 
 
-@lru_cache(maxsize=1024)
-def _short(filename: str) -> str:
+@lru_cache(maxsize=4096)
+def _short(filename: str) -> str | None:
+    """Shorten the name of a file of the user's; return `None` for torch's and for ours."""
+    if filename.startswith((_HERE, _TORCH, "<")):
+        return None
     roots = [f"{root.rstrip(os.sep)}{os.sep}" for root in (*sys.path, str(Path.cwd())) if root]
     inside = [root for root in roots if filename.startswith(root)]
     return filename[len(max(inside, key=len)) :] if inside else Path(filename).name

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from slimgraph.modes import Flag, Modes, TrainingMode
+from slimgraph.shapes import modules_of
 
 # A module is traced a second time only if that is not much work.
 _NODES = 200
@@ -27,12 +28,15 @@ class TwoModes(Modes):
     def __init__(self, tracer: Any) -> None:
         super().__init__()
         self.tracer = tracer
+        self.records_nothing = False  # in this mode a call did not; the first node says enough
 
     def raise_flags(self, model: nn.Module) -> None:
         """Let every module have a flag; the caller puts back what it had."""
-        for name, module in model.named_modules():
-            if not isinstance(module, torch.jit.ScriptModule):
-                vars(module)["training"] = Flag(name, self)
+        modules = modules_of(model)
+        first = {id(modules[name]): name for name in reversed(modules)}
+        for name in first.values():
+            if not isinstance(modules[name], torch.jit.ScriptModule):
+                vars(modules[name])["training"] = Flag(name, self)
 
     def trace(self, module: nn.Module, path: str, call: Callable[[], Any], arguments: Any) -> Any:
         """Trace a call of a module; if it asks for its mode, in both.
@@ -94,13 +98,15 @@ class TwoModes(Modes):
         evaluated, returned = recorded
         before = self.tracer.mark()
         self.trains.add(path)
+        outer, self.records_nothing = self.records_nothing, not evaluated
         try:
             with _unchanged(module), torch.random.fork_rng(devices=[]):
                 result = call()
                 return result, _merged(evaluated, returned, self._since(before), result)
-        except Exception:  # in train mode it may look at data
+        except (Exception, RecordedError):  # in train mode it may look at data
             return None, None
         finally:
+            self.records_nothing = outer
             self.trains.discard(path)
             self.tracer.roll_back(before)
 
@@ -115,6 +121,10 @@ class TwoModes(Modes):
 
         with self.tracer.graph.inserting_before(node):
             node.args, node.kwargs = map_aggregate(merged, choose)
+
+
+class RecordedError(BaseException):
+    """A call recorded a node where it must not; no `except Exception` of the model's holds it."""
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,8 @@ def _merge(site: Site, layers: list[Tensor]) -> list[Tensor]:
 def _joined(site: Site, one: Tensor, two: Tensor) -> Tensor:
     few, many = sorted((one, two), key=lambda layer: len(varying(layer)))
     dims, coarse = varying(many), set(varying(few))
+    if coarse == set(dims):
+        return _tied(site, one, two)
     outer = [dim for dim in dims if dim <= max(coarse)]  # blocks lie within these
     if coarse < set(dims) and len(outer) < len(dims) and not bool((compact(few) == 0).any()):
         order = [*outer, *(dim for dim in range(many.ndim) if dim not in outer)]
@@ -97,9 +99,15 @@ def _joined(site: Site, one: Tensor, two: Tensor) -> Tensor:
         heads = compact(few).permute(order).flatten(len(outer)).expand(*rows.shape[:-1], 1)
         site.ledger.block(rows.flatten(0, -2), site.node, heads.reshape(-1, 1), heads=True)
         return many
+    return _tied(site, one, two)
+
+
+def _tied(site: Site, one: Tensor, two: Tensor) -> Tensor:
     site.ledger.couple(one, two, site.node)
-    left_labels, right_labels = torch.broadcast_tensors(compact(one), compact(two))
-    return torch.where(left_labels != 0, left_labels, right_labels).expand(one.shape)
+    left, right = compact(one), compact(two)
+    if left.shape == right.shape and bool(left.all()):
+        return one
+    return torch.where(left != 0, left, right).expand(one.shape)
 
 
 def _freeze_unmatched(
