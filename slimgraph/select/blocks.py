@@ -89,30 +89,48 @@ class Legality:
             atoms = torch.full_like(atoms, len(atoms)).scatter_reduce(0, sets, atoms, "amin")[sets]
             for _, rows in self.graph.heads:
                 taken[rows] = True
-        for rows in self._bundles():
+        for rows, first in self._bundles():
             flat = rows.flatten()
-            if bool(taken[flat].any()):
-                continue  # overlaps blocks of another length; `repair` evens the counts out
-            taken[flat] = True
-            if int(flat.bincount().max()) > 1:
-                for own in level_sets(rows, self.scores):
-                    atoms[own] = own.min()
+            if int(flat.bincount().max()) == 1 and not bool(taken[flat].any()):
+                self._level(atoms, rows, first)
+                taken[flat] = True
                 continue
-            ranked = rows.gather(1, self.scores[rows].argsort(dim=1, stable=True))
-            atoms[ranked] = atoms[ranked[:1]].expand_as(ranked).clone()
+            for index in first.unique().tolist():
+                self._level_shared(atoms, rows[first == index], taken)
         return atoms
 
-    def _bundles(self) -> Iterator[Tensor]:
-        """Join blocks of one length that have channels in common; yield their different rows."""
+    def _level(self, atoms: Tensor, rows: Tensor, first: Tensor) -> None:
+        """Let the lowest channel of each row leave with that of the first row it is tied to."""
+        ranked = rows.gather(1, self.scores[rows].argsort(dim=1, stable=True))
+        atoms[ranked] = atoms[ranked[first]]
+
+    def _level_shared(self, atoms: Tensor, rows: Tensor, taken: Tensor) -> None:
+        """Do the same for the rows of one bundle, which may share channels."""
+        flat = rows.flatten()
+        if bool(taken[flat].any()):
+            return  # overlaps blocks of another length; `repair` evens the counts out
+        taken[flat] = True
+        if int(flat.bincount().max()) == 1:
+            self._level(atoms, rows, torch.zeros(len(rows), dtype=torch.long))
+            return
+        for own in level_sets(rows, self.scores):
+            atoms[own] = own.min()
+
+    def _bundles(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Join blocks of one length that have channels in common.
+
+        Yields:
+            The different rows of all blocks of one length, and of each the first row in its bundle.
+        """
         of_length: dict[int, list[Tensor]] = {}
         for channels, _ in self.blocks:
             of_length.setdefault(channels.shape[-1], []).append(channels.flatten(0, -2))
         for blocks in of_length.values():
             ties = [(rows[:1, :1].expand_as(rows).flatten(), rows.flatten()) for rows in blocks]
-            bundle = torch.from_numpy(components_of(ties, len(self.scores)))
             rows = _distinct(torch.cat(blocks))
-            for number in bundle[rows[:, 0]].unique().tolist():
-                yield rows[bundle[rows[:, 0]] == number]
+            bundle = torch.from_numpy(components_of(ties, len(self.scores))).long()[rows[:, 0]]
+            first = torch.full((len(self.scores),), len(rows))
+            yield rows, first.scatter_reduce(0, bundle, torch.arange(len(rows)), "amin")[bundle]
 
     def repair(self, keep: Tensor) -> Tensor:
         """Bring channels back until the choice is legal.
