@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from slimgraph.labels import compact, varying
 from slimgraph.op_names import canonical
+from slimgraph.ops.selection import picked_by
 from slimgraph.shapes import attribute
 
 
@@ -191,6 +192,11 @@ def _shuffled(source: Tensor, settings: Settings) -> Tensor | None:
     return blocks.t().reshape(view).expand(settings.shape)
 
 
+def _picked(source: Tensor, settings: Settings) -> Tensor | None:
+    found = picked_by(settings.node)
+    return None if found is None else source.index_select(*found)
+
+
 # By the name of the function, or of the module's class, without underscores.
 MIXES: dict[str, Callable[[Tensor, Settings], Tensor | None]] = {
     "pad": _padded,
@@ -198,4 +204,5 @@ MIXES: dict[str, Callable[[Tensor, Settings], Tensor | None]] = {
     "pixelshuffle": _pixel_shuffled,
     "channelshuffle": _shuffled,
     "nativechannelshuffle": _shuffled,
+    "indexselect": _picked,
 }

@@ -19,6 +19,7 @@ from slimgraph.patches import untouched
 from slimgraph.proxies import why
 from slimgraph.recording import record
 from slimgraph.shapes import propagate, shallow, tensors_of, to_meta
+from slimgraph.shuffles import join_shuffles
 from slimgraph.sources import source_of_text
 
 
@@ -148,6 +149,8 @@ def adopt(model: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     _restore_output(traced.graph, model.graph)
     traced.recompile()
     propagate(traced, *_positional(model, args, kwargs))
+    if join_shuffles(traced.graph):
+        traced.recompile()
     return traced
 
 

@@ -14,6 +14,7 @@ from slimgraph.optimizers import PRUNED_FROM
 from slimgraph.patches import traceable, untouched
 from slimgraph.proxies import ValueTracer
 from slimgraph.shapes import to_meta, without_hooks
+from slimgraph.shuffles import join_shuffles
 from slimgraph.sources import raised_at
 from slimgraph.structures import holds_tensor
 
@@ -47,6 +48,7 @@ def record(
             tracer.modes.raise_flags(model)
             graph = tracer.trace(model)
             graph.eliminate_dead_code(lambda node: "optional" not in node.meta)
+            join_shuffles(graph)
             _prune(graph)
             for node in graph.nodes:
                 node.meta.pop("is_wrapped", None)  # fx would wrap `torch.zeros` ever after

@@ -227,14 +227,12 @@ def pixel_shuffle(site: Site, input: Value, upscale_factor: int) -> Any:
 
 
 def channel_shuffle(site: Site, input: Value, groups: int) -> Any:
-    """Shuffle blocks of channels; they must stay equally long."""
+    """Put the channels of all blocks at one position side by side; any of them may leave."""
     labels = site.vector(input, 1)
+    others = [layer for layer in input.layers if 1 not in varying(layer)]
     if labels is None:
-        return site.value(*input.layers)
-    blocks = labels.reshape(groups, -1)
-    tie(site, blocks, int(blocks.shape[1] >= groups))
-    order = blocks.t().flatten()
-    return site.value(along(order, 1, site.shape))
+        return site.value(*others)
+    return site.value(*others, along(labels[resizing.shuffled(len(labels), groups)], 1, site.shape))
 
 
 def roll(site: Site, input: Value, shifts: Any, dims: Any = None) -> Value:

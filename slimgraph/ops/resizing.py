@@ -265,11 +265,25 @@ def pad(call: Call) -> None:
 
 
 def shuffle(call: Call) -> None:
-    """Write the number of blocks that are left into a channel shuffle."""
+    """Shuffle the blocks that are left; if they keep other positions, pick channels in order."""
     kept = call.kept.positions(call.input, 1)
-    if kept is not None:
-        width = _old(call.input)[1] // call.get(1, "groups")
-        call.set(1, "groups", int((kept // width).unique().numel()))
+    if kept is None:
+        return
+    size, groups = _old(call.input)[1], call.get(1, "groups")
+    rank = torch.full((size,), -1)
+    rank[kept] = torch.arange(len(kept))
+    order = rank[shuffled(size, groups)]
+    order = order[order >= 0]
+    blocks = int((kept // (size // groups)).unique().numel())
+    if len(kept) % blocks == 0 and torch.equal(order, shuffled(len(kept), blocks)):
+        call.set(1, "groups", blocks)
+    else:
+        call.become(torch.index_select, call.new_input, 1, call.constant(order))
+
+
+def shuffled(size: int, groups: int) -> Tensor:
+    """Return where a channel shuffle takes its channels from. Shape: (size,)."""
+    return torch.arange(size).reshape(groups, -1).t().flatten()
 
 
 def spread(call: Call, dim: int, fill: float = 0) -> None:

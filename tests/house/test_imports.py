@@ -20,7 +20,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("intervals", "selection"),
     ("rules", "filetype", "cloning", "optimizers"),
     ("container", "functions", "pass_manager", "patches", "proxied", "proxies", "two_modes"),
-    ("recording", "hosted", "ladder", "tracing"),
+    ("recording", "hosted", "ladder", "shuffles", "tracing"),
     ("ops",),
     ("groups", "graph", "explanations", "naming", "analysis"),
     ("slices",),

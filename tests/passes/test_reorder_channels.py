@@ -172,7 +172,7 @@ class Neighbours(Block):
     ("kind", "says"),
     [
         (Joined, "`%cat` holds them in another order, with others"),
-        (Shuffled, "some of the channels count as one"),
+        (Shuffled, "dim 0 of `conv.weight` holds them in another order"),
         (Output, "`%output` keeps some of the channels where they are"),
         (Grouped, "`%head` looks at blocks of them"),
         (Neighbours, "`%local_response_norm` looks at neighbours of them"),

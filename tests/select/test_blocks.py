@@ -11,7 +11,7 @@ from tests.assertions import assert_same_output
 from tests.nets.attention import Scaled
 from tests.nets.base import Net, conv, randomized
 from tests.nets.convolutions import Chain
-from tests.nets.shapes import ShuffleModule
+from tests.nets.shapes import Shuffle, ShuffleLiteral, ShuffleModule
 
 IMAGES = torch.randn(2, 3, 8, 8, dtype=torch.double)
 SEQUENCES = torch.randn(2, 7, 5, dtype=torch.double)
@@ -85,10 +85,18 @@ def test_a_budget_chooses_in_each_block(name: str) -> None:
     assert_same_output(sg.masked(result.graph, result.mask), result.model, inputs)
 
 
-def test_a_shuffle_keeps_the_same_positions_in_each_block() -> None:
-    graph = sg.analyze(sg.trace(randomized(ShuffleModule()), IMAGES))
-    (group,) = (group for group in graph.groups if "stem" in group.name)
-    assert group.size == 4  # of 8 channels in 2 blocks
-    mask = {group.name: [1, 0, 0, 1]}
+@pytest.mark.parametrize("kind", [Shuffle, ShuffleLiteral, ShuffleModule])
+def test_a_shuffle_keeps_other_positions_in_each_block(kind: type[Net]) -> None:
+    graph = sg.analyze(sg.trace(randomized(kind()), IMAGES))
+    mask = {"stem": [1, 1, 1, 0, 1, 0, 1, 1]}  # as many for each group of what reads them
     slim = sg.compress(graph, mask)
+    assert "index_select" in slim.code
+    assert_same_output(sg.masked(graph, mask), slim, IMAGES)
+
+
+def test_a_shuffle_stays_one_where_blocks_keep_the_same_positions() -> None:
+    graph = sg.analyze(sg.trace(randomized(Shuffle()), IMAGES))
+    mask = {"stem": [1, 0, 1, 0] * 2}
+    slim = sg.compress(graph, mask)
+    assert "torch.channel_shuffle(relu, 2)" in slim.code
     assert_same_output(sg.masked(graph, mask), slim, IMAGES)
