@@ -5,16 +5,16 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from slimgraph.errors import UnknownOpWarning, UnsupportedOpError
+from slimgraph.errors import BudgetError, UnknownOpWarning, UnsupportedOpError
 from slimgraph.functions import is_elementwise
 from slimgraph.graph import DependencyGraph
-from slimgraph.labels import Ledger, Value
+from slimgraph.labels import Heads, Ledger, Value
 from slimgraph.naming import frozen_labels
 from slimgraph.op_names import canonical
 from slimgraph.opaque import is_opaque, passes_through
@@ -40,6 +40,7 @@ def analyze(
     rules: RuleTable | Sequence[Rule] = DEFAULT_TABLE,
     strict: bool = False,
     freeze: Sequence[str] = (),
+    heads: Heads = "dims",
 ) -> DependencyGraph:
     """Find which channels of a traced model can only leave together.
 
@@ -49,6 +50,8 @@ def analyze(
         strict: Raise at an op without a rule instead of freezing what touches it.
         freeze: Channels that stay, by name: of a group or module those it makes, of a parameter
             those of all its dims; `*` matches any part of a name.
+        heads: What leaves of heads of attention that share a table (rotary positions) or a norm:
+            `dims`, the same positions of all of them, or `whole` heads. Of others, both can.
 
     Returns:
         The groups of coupled channels, what freezes them, and where each one is stored.
@@ -61,7 +64,10 @@ def analyze(
     """
     traced = ensure_traced(traced)
     rules = rules if isinstance(rules, RuleTable) else DEFAULT_TABLE.plus(*rules)
+    if heads not in get_args(Heads):
+        raise BudgetError(f"unknown heads `{heads}`", hint="use `dims` or `whole`")
     walk = Walk(traced, rules, strict=strict)
+    walk.ledger.heads = heads
     for node in traced.graph.nodes:
         walk.values[node] = walk.visit(node)
     walk.ledger.close()

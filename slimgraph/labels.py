@@ -8,7 +8,7 @@ carry channels of their own.
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -74,6 +74,9 @@ class Value:
     def layer(self, dim: int) -> Tensor | None:
         """Return the layer that varies along a dim."""
         return next((layer for layer in self.layers if dim in varying(layer)), None)
+
+
+Heads = Literal["dims", "whole"]  # what leaves of heads that share a table or a norm
 
 
 class Axis(NamedTuple):
@@ -158,6 +161,7 @@ class Ledger:
     """What the rules write down during the label walk; mutable until the walk ends."""
 
     size: int = 1
+    heads: Heads = "dims"
     axes: dict[tuple[str, int], Axis] = field(default_factory=dict)
     opened: list[Axis] = field(default_factory=list)
     edges: list[Edges] = field(default_factory=list)
@@ -226,6 +230,13 @@ class Ledger:
     def pin(self, parameter: str, dim: int | None, node: fx.Node, message: str) -> None:
         """Keep whatever lies along a dim of a parameter from leaving; `None` stands for all."""
         self.pinned[parameter, dim] = (node, message)
+
+    def keep(self, value: Value, dim: int, node: fx.Node, message: str) -> None:
+        """Keep whatever lies along a dim of a value from leaving, be it a parameter or computed."""
+        if value.parameter is not None:
+            self.pin(value.parameter, dim, node, message)
+        elif (layer := value.layer(dim)) is not None:
+            self.freeze(layer, node, message)
 
     def close(self) -> None:
         """End the walk: freeze every axis of a parameter that an op needs whole."""

@@ -7,6 +7,7 @@ ASKED = "was asked to stay (freeze=)"
 OUTPUT = "reaches the model's output"
 HOSTED = "goes to code of the model's own that cannot be traced"
 SINGLE = "has a single channel"
+SHARED = "is shared by heads that leave as wholes"
 TOGETHER = "all its channels can only leave together"
 _RULE = "add a rule (docs/add-an-op.md), or compute the same with ops that have one"
 _COUNTS = "nothing, as the result depends on how many channels there are; a sum does not"
@@ -23,6 +24,7 @@ REMEDIES = {
     "is put into a container": "return tensors, tuples or dicts from this part of the model",
     "is written at positions": "write to slices that do not depend on data",
     SINGLE: "nothing: one channel has to be left",
+    SHARED: 'analyse with `heads="dims"`: then positions leave, the same ones of all heads',
     TOGETHER: "nothing: one of them has to be left",
     "no rule says": _RULE,
     "the rule of": "spell the call as torch documents it, or bring a rule (docs/add-an-op.md)",

@@ -39,7 +39,7 @@ def with_paying_selections(
         The groups of the model with the selections that pay, what stays, and the scores.
     """
     while idle := idle_selections(graph, keep):
-        fewer = analyze(_without(graph.traced, idle), rules=graph.rules)
+        fewer = analyze(_without(graph.traced, idle), rules=graph.rules, heads=graph.ledger.heads)
         carried = _carried(scores, graph, fewer)
         try:
             keep = choose(fewer, carried)

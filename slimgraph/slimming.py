@@ -21,6 +21,7 @@ from slimgraph.importance import score
 from slimgraph.importance.magnitude import check_finite
 from slimgraph.keeping import Semantics, check_semantics, effects_of_mask, varying_channels
 from slimgraph.kept import KeptChannels
+from slimgraph.labels import Heads
 from slimgraph.mask import Mask, keep_channels
 from slimgraph.optimizers import follow
 from slimgraph.pass_manager import Pipeline
@@ -29,7 +30,7 @@ from slimgraph.passes.select_channels import SelectChannels
 from slimgraph.plan import Plan
 from slimgraph.rules import Rule, RuleTable
 from slimgraph.select import Budget, select
-from slimgraph.select.budget import Heads, Order, check_order
+from slimgraph.select.budget import Order, check_order
 from slimgraph.selecting import with_paying_selections
 from slimgraph.shapes import stored_tensors
 from slimgraph.tracing import ExampleInputs, ensure_traced, trace
@@ -144,7 +145,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     say("trace")
     traced = ensure_traced(model) if example_inputs is None else trace(model, example_inputs)
     say("group channels")
-    graph = _grouped(traced, rules, selections=selections)
+    graph = _grouped(traced, rules, heads, selections=selections)
     say("choose channels")
     chosen, scores, settings = _choose(graph, mask, budget, choice)
     settings["constants"] = constants = constants or ("keep" if chosen is None else "zero")
@@ -206,14 +207,18 @@ def _reordered(
 
 
 def _grouped(
-    traced: fx.GraphModule, rules: RuleTable | Sequence[Rule], *, selections: bool
+    traced: fx.GraphModule,
+    rules: RuleTable | Sequence[Rule],
+    heads: Heads = "dims",
+    *,
+    selections: bool,
 ) -> DependencyGraph:
     """Group channels, with selections if asked for."""
-    graph = analyze(traced, rules=rules)
+    graph = analyze(traced, rules=rules, heads=heads)
     forked = SelectChannels(rules=graph.rules).rewrite(traced) if selections else None
     if forked is None or not forked.modified:
         return graph
-    return analyze(forked.graph_module, rules=graph.rules)
+    return analyze(forked.graph_module, rules=graph.rules, heads=heads)
 
 
 def _result(
@@ -270,7 +275,7 @@ def _selected(
 _IDLE = {
     name: parameter.default
     for name, parameter in inspect.signature(slim).parameters.items()
-    if name in ("criterion", "normalize", "seed", *_HOW)
+    if name in ("criterion", "normalize", "seed", *_HOW) and name != "heads"
 }
 
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from slimgraph.labels import Shape, Value, along, compact, varying
+from slimgraph.ops.grids import hold_together
+from slimgraph.remedies import SHARED
 from slimgraph.rules import ModuleForm, Rule, Site, values_in
 
 
@@ -99,6 +101,9 @@ def _joined(site: Site, one: Tensor, two: Tensor) -> Tensor:
         heads = compact(few).permute(order).flatten(len(outer)).expand(*rows.shape[:-1], 1)
         site.ledger.block(rows.flatten(0, -2), site.node, heads.reshape(-1, 1), heads=True)
         return many
+    if coarse < set(dims) and hold_together(site, many, max(coarse)):
+        site.ledger.freeze(few, site.node, SHARED)
+        return many
     return _tied(site, one, two)
 
 
@@ -133,7 +138,9 @@ def _started(
     value, started = operand.value, []
     for dim, (size, place) in enumerate(zip(value.shape, operand.places, strict=True)):
         layer = next((x for x in layers if place in varying(x)), None)
-        if size > 1 and layer is not None:
+        if size > 1 and layer is not None and hold_together(site, layer, place):
+            site.ledger.keep(value, dim, site.node, SHARED)
+        elif size > 1 and layer is not None:
             labels = site.vector(Value(shape, (layer,)), place)
             assert labels is not None, "the layer varies along this dim"
             site.bind(value, dim, labels, roles[1])

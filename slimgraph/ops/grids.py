@@ -43,12 +43,31 @@ def _probe(layer: Tensor, dim: int, run: Run) -> Tensor:
 
 
 def tie(site: Site, layer: Tensor, dim: int) -> None:
-    """Let the positions along a dim leave from all blocks at once."""
+    """Let the positions along a dim leave from all blocks at once, or blocks as wholes."""
+    if hold_together(site, layer, dim):
+        return
     first = layer
     for other in varying(layer):
         if other != dim:
             first = first.narrow(other, 0, 1)
     site.ledger.couple(layer, first.expand(layer.shape), site.node)
+
+
+def hold_together(site: Site, layer: Tensor, dim: int) -> bool:
+    """Let every block leave as a whole where all blocks share something, if that is asked.
+
+    Args:
+        site: The op: each block meets the same positions of a table or a scale.
+        layer: Labels of the blocks.
+        dim: Along which the positions lie.
+
+    Returns:
+        Whether it is asked, and there are blocks; the positions they share stay then.
+    """
+    if site.ledger.heads == "dims" or varying(layer)[:1] in ((), (dim,)):
+        return False
+    site.ledger.couple(layer, layer.narrow(dim, 0, 1).expand(layer.shape), site.node)
+    return True
 
 
 def carried(site: Site, shape: Sequence[int], layers: Sequence[Tensor]) -> Value:

@@ -7,8 +7,10 @@ from torch import nn
 
 from slimgraph.labels import Value, varying
 from slimgraph.ops import over_kept
+from slimgraph.ops.grids import hold_together
 from slimgraph.ops.resizing import scaled
-from slimgraph.rules import Call, ModuleForm, Rule, Site
+from slimgraph.remedies import SHARED
+from slimgraph.rules import Call, ModuleForm, Rule, Site, values_in
 
 _STATISTICS = ("running_mean", "running_var")
 
@@ -106,6 +108,11 @@ def layer_norm(
     over = [layer for layer in input.layers if max(varying(layer)) >= first]
     site.read(Value(input.shape, tuple(over), node=input.node))
     for dim in range(first, input.ndim):
+        layer = input.layer(dim)
+        if weight is not None and layer is not None and hold_together(site, layer, dim):
+            for value in values_in(weight, bias):
+                site.ledger.keep(value, dim - first, site.node, SHARED)
+            continue
         labels = None if weight is None else site.vector(input, dim)
         if labels is not None:
             site.bind(weight, dim - first, labels, "scale")

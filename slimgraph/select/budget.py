@@ -10,12 +10,11 @@ from torch import Tensor
 from slimgraph.cost import CostModel, Unit
 from slimgraph.errors import BudgetError
 from slimgraph.graph import DependencyGraph
-from slimgraph.labels import compact
+from slimgraph.labels import Heads, compact
 from slimgraph.naming import named_channels
 from slimgraph.select.blocks import Legality
 
 Order = Literal["per_cost", "score"]
-Heads = Literal["dims", "whole"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,8 @@ def select(  # noqa: PLR0913 - each option is one keyword of the command line
             per saved cost, revalued `rounds` times as the model shrinks, so no group is bled
             dry; `score` ranks by the score alone.
         heads: What leaves of attention: `dims`, as many of the channels of every head, or `whole`
-            heads, by the mean score of their channels.
+            heads, by the mean score of their channels (of heads that share a table or a norm:
+            as they were analysed).
         round_to: Each group keeps a multiple of this many channels, or all.
         max_removed: At most this share of any group's channels leaves.
         keep: What stays whole, by name; as `freeze` of `analyze`.

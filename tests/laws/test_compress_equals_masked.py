@@ -51,6 +51,18 @@ def test_compress_equals_masked(name: str, data: st.DataObject) -> None:
         assert_same_output(masked, slim, inputs)
 
 
+@pytest.mark.parametrize("name", SHRINKING)
+@settings(max_examples=3)
+@given(data=st.data())
+def test_compress_equals_masked_where_heads_leave_as_wholes(name: str, data: st.DataObject) -> None:
+    found = case(name, data.draw(traced_batches(name)))
+    graph = sg.analyze(found.traced, heads="whole")
+    mask = data.draw(legal_masks(graph))
+    slim, masked = sg.compress(graph, mask), sg.masked(graph, mask)
+    for inputs in found.all_inputs():
+        assert_same_output(masked, slim, inputs)
+
+
 @pytest.mark.parametrize("name", READ_BY_WEIGHTS)
 @settings(max_examples=4)
 @given(data=st.data())

@@ -194,6 +194,49 @@ class OwnNorms(Attending):
         return self.plain(mixed.transpose(1, 2).reshape(-1, 7, WIDTH))
 
 
+class Rotary(Attending):
+    """Positions turn pairs of channels, by a table that all heads share."""
+
+    keys, each = 4, 4
+
+    def more(self) -> dict[str, Any]:
+        return {
+            "q": nn.Linear(WIDTH, 4 * self.each),
+            "k": nn.Linear(WIDTH, self.keys * self.each),
+            "v": nn.Linear(WIDTH, self.keys * self.each),
+            "proj": nn.Linear(4 * self.each, WIDTH),
+            "turns": Turns(self.each),
+            "scale": nn.RMSNorm(self.each),
+        }
+
+    def attend(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = (m(x).view(b, n, -1, self.each).transpose(1, 2) for m in (self.q, self.k, self.v))
+        q, k = self.turns(self.scale(q)), self.turns(k)
+        k, v = (part.repeat_interleave(4 // self.keys, 1) for part in (k, v))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, -1)
+
+
+class RotaryShared(Rotary):
+    """Two heads of queries for each head of keys."""
+
+    keys = 2
+
+
+class Turns(nn.Module):
+    """Turns the first half of every head by the second."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("speeds", 10.0 ** -torch.arange(0, 1, 2 / width), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = torch.arange(x.shape[-2], dtype=x.dtype)[:, None] * self.speeds
+        angles = torch.cat([angles, angles], -1)
+        one, two = x.chunk(2, -1)
+        return x * angles.cos() + torch.cat([-two, one], -1) * angles.sin()
+
+
 ATTENTION = "scaled_dot_product_attention[heads]"
 
 
@@ -220,5 +263,7 @@ EXAMPLES = {
     ),
     "matrix products": example(Products, one=8, left=6, two=WIDTH),
     "neighbours": example(Neighbours, other=None, mid=6, out=WIDTH),
+    "rotary": example(Rotary, q=2, v=16),
+    "rotary with shared keys": example(RotaryShared, q=2, v=8),
     "norms of heads": example(OwnNorms, other=None, qkv=16),
 }

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import slimgraph as sg
 from tests.assertions import assert_same_output
-from tests.nets.attention import Scaled
+from tests.nets.attention import Rotary, RotaryShared, Scaled
 from tests.nets.base import Net, conv, randomized
 from tests.nets.convolutions import Chain
 from tests.nets.shapes import Shuffle, ShuffleLiteral, ShuffleModule
@@ -100,3 +100,27 @@ def test_a_shuffle_stays_one_where_blocks_keep_the_same_positions() -> None:
     slim = sg.compress(graph, mask)
     assert "torch.channel_shuffle(relu, 2)" in slim.code
     assert_same_output(sg.masked(graph, mask), slim, IMAGES)
+
+
+@pytest.mark.parametrize(("kind", "heads"), [(Rotary, 4), (RotaryShared, 2)])
+def test_heads_that_share_a_table_leave_as_wholes_if_asked(kind: type[Net], heads: int) -> None:
+    graph = sg.analyze(sg.trace(randomized(kind()), SEQUENCES), heads="whole")
+    assert graph.group_of("q").size == heads
+    assert graph.group_of("turns.speeds").frozen.all()
+    assert "is shared by heads" in str(graph.explain("turns.speeds"))
+    mask = {"q": [True] * (heads - 1) + [False]}
+    slim = sg.compress(graph, mask)
+    assert slim.get_submodule("q").out_features == 16 * (heads - 1) // heads
+    assert slim.get_buffer("turns.speeds").shape == (2,)
+    assert_same_output(sg.masked(graph, mask), slim, SEQUENCES)
+
+
+def test_a_budget_takes_whole_heads_that_share_a_table() -> None:
+    result = sg.slim(randomized(Rotary()), SEQUENCES, channels=0.5, heads="whole")
+    assert result.model.get_submodule("q").out_features in (4, 8, 12)
+    assert_same_output(sg.masked(result.graph, result.mask), result.model, SEQUENCES)
+
+
+def test_unknown_heads_are_refused() -> None:
+    with pytest.raises(sg.errors.BudgetError, match="unknown heads `rows`"):
+        sg.analyze(sg.trace(randomized(Scaled()), SEQUENCES), heads="rows")  # type: ignore[arg-type]
