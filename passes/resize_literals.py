@@ -4,16 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
-from slimgraph.analysis import parameter_names
 from slimgraph.kept import KeptChannels
 from slimgraph.op_names import canonical
 from slimgraph.pass_manager import Pass, PassResult, clone
 from slimgraph.rules import POSITIONS, Call, Rule, RuleTable
-from slimgraph.shapes import device_of, modules_of
+from slimgraph.shapes import device_of, modules_of, names_of, stored_tensors
 from slimgraph.structures import holds_tensor
 
 
@@ -79,8 +78,9 @@ class _Rebuild:
         for node in root.graph.nodes:  # names that an earlier run gave, and this one would again
             if node.name.startswith(_ADDED) or POSITIONS in node.name:
                 self.new._graph_namespace.create_name(node.name, None)  # noqa: SLF001 - the only way
-        self.modules = modules_of(root)
-        self.names = parameter_names(root)
+        own = root is kept.graph.traced
+        self.modules = kept.modules if own else modules_of(root)
+        self.names = names_of(kept.stored if own else stored_tensors(root, self.modules))
         self.options: list[tuple[str, str, Any]] = []  # of modules: target, name, new value
         self.constants: dict[str, Tensor] = {}
         self.known: dict[fx.Node, Any] = {}
@@ -94,14 +94,15 @@ class _Rebuild:
                 self.known[node] = found
                 return
         args, kwargs = map_arg((node.args, node.kwargs), lambda source: self.known[source])
-        rule, options = self._rule(node)
+        module = self.modules[str(node.target)] if node.op == "call_module" else None
+        rule, options = self._rule(node, module)
         if rule is None or rule.resize is None:
             self._copied(node, node.op, node.target, args, kwargs)
             return
         call = Call(
-            self._name(node), twin, list(args), dict(kwargs), self.kept, self.new,
-            node.target, self._weight(node), constants=self.constants,
-            repack=self.repack,
+            canonical(node.target) if module is None else type(module).__name__.lower(),
+            twin, list(args), dict(kwargs), self.kept, self.new, node.target,
+            module, self._weight(module), constants=self.constants, repack=self.repack,
         )  # fmt: skip
         self._resize(node, call, rule.resize, options)
         if call.instead is not None:
@@ -113,7 +114,8 @@ class _Rebuild:
 
     def _copied(self, node: fx.Node, op: str, target: Any, args: Any, kwargs: Any) -> None:
         made = self.new.create_node(op, target, args, kwargs, node.name, node.type)
-        made.name = node.name
+        if made.name != node.name:
+            made.name = node.name
         made.meta = {key: value for key, value in node.meta.items() if key != "val"}
         self.known[node] = made
 
@@ -131,15 +133,9 @@ class _Rebuild:
         own = {node.name + POSITIONS for node in self.root.graph.nodes} - read
         return sorted(own & vars(self.root)["_non_persistent_buffers_set"])
 
-    def _weight(self, node: fx.Node) -> str | None:
-        if node.op != "call_module":
-            return None
-        return self.names.get(id(getattr(self.modules[str(node.target)], "weight", None)))
-
-    def _name(self, node: fx.Node) -> str:
-        if node.op == "call_module":
-            return type(self.modules[str(node.target)]).__name__.lower()
-        return canonical(node.target)
+    def _weight(self, module: nn.Module | None) -> str | None:
+        found = self.names.get(id(getattr(module, "weight", None)))
+        return found[0] if found else None
 
     def _resize(
         self,
@@ -158,14 +154,15 @@ class _Rebuild:
                 self.modified = True
         self.modified |= before != (call.target, call.args, call.kwargs)
 
-    def _rule(self, node: fx.Node) -> tuple[Rule | None, dict[str, Any]]:
-        if node.op in ("call_function", "call_method"):
-            return self.table.for_function(node.target), {}
-        if node.op == "call_module":
-            module = self.modules[str(node.target)]
+    def _rule(
+        self, node: fx.Node, module: nn.Module | None
+    ) -> tuple[Rule | None, dict[str, Any]]:
+        if module is not None:
             found = self.table.for_module(module)
             if found is not None:
                 return found[0], {name: getattr(module, name) for name in found[1].options}
+        elif node.op in ("call_function", "call_method"):
+            return self.table.for_function(node.target), {}
         return None, {}
 
     def _size(self, node: fx.Node, twin: fx.Node) -> Any:

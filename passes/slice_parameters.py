@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from slimgraph.pass_manager import Pass, PassResult, clone
 from slimgraph.plan import Plan, like, put_all
-from slimgraph.shapes import names_of, stored_tensors
+from slimgraph.shapes import modules_of, names_of, stored_tensors
 from slimgraph.slicing import Slicer
 
 
@@ -34,7 +34,8 @@ class SliceParameters(Pass):
 
     def rewrite_own(self, graph_module: fx.GraphModule) -> PassResult:
         """Replace every tensor by its kept part, one after the other."""
-        stored = stored_tensors(graph_module)
+        modules = modules_of(graph_module)
+        stored = stored_tensors(graph_module, modules)
         sliced: dict[str, Tensor] = {}
         resized: list[str] = []
         slicer = Slicer()
@@ -44,6 +45,6 @@ class SliceParameters(Pass):
             new = like(old, slicer.slice(old, self.plan.kept.get(planned, ())))
             sliced.update(dict.fromkeys(names, new))
             resized += names if planned in self.plan.kept else ()
-        put_all(graph_module, sliced)
-        self.plan.resize_modules(graph_module, resized)
+        put_all(modules, sliced)
+        self.plan.resize_modules(modules, resized)
         return PassResult(graph_module, modified=True)

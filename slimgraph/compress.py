@@ -107,8 +107,8 @@ def shrink(
     inputs = [node for node in graph.traced.graph.nodes if node.op == "placeholder"]
     propagate(slim, *(node.meta["val"] for node in inputs))
     _check_shapes(slim, kept)
-    options = _changed_options(graph, slim)
-    plan = replace(plan, options=options, calls=calls_of(slim), **fold.recorded(slim))
+    plan = replace(plan, options=_changed_options(kept, slim), calls=calls_of(slim))
+    plan = replace(plan, **fold.recorded(slim)) if effects else plan
     earlier = getattr(graph.traced, "plan", None)
     vars(slim)["plan"] = plan if earlier is None else earlier.then(plan)
     if optimizer is not None:
@@ -117,15 +117,17 @@ def shrink(
     return compiled(slim)
 
 
-def _changed_options(graph: DependencyGraph, slim: fx.GraphModule) -> dict[str, dict[str, Any]]:
+def _changed_options(kept: KeptChannels, slim: fx.GraphModule) -> dict[str, dict[str, Any]]:
     """Collect the settings of modules that differ from before, such as the groups left."""
     after = modules_of(slim)
-    changed = {}
-    for name, before in modules_of(graph.traced).items():
-        form = graph.rules.form_of(before)
-        pairs = {o: getattr(after[name], o) for o in form.options} if form is not None else {}
-        changed[name] = {o: value for o, value in pairs.items() if value != getattr(before, o)}
-    return {name: options for name, options in changed.items() if options}
+    changed: dict[str, dict[str, Any]] = {}
+    for name, before in kept.modules.items():
+        form = kept.graph.rules.form_of(before)
+        for option in form.options if form is not None else ():
+            value = getattr(after[name], option)
+            if value != getattr(before, option):
+                changed.setdefault(name, {})[option] = value
+    return changed
 
 
 def _check_shapes(slim: fx.GraphModule, kept: KeptChannels) -> None:
@@ -147,7 +149,7 @@ def _check_shapes(slim: fx.GraphModule, kept: KeptChannels) -> None:
 
 def make_plan(graph: DependencyGraph, kept: KeptChannels) -> Plan:
     """Write down what is kept of every parameter and buffer."""
-    stored = graph.stored
+    stored = kept.stored
     names = names_of(stored)  # a tied weight is kept under all its names
     padded: dict[str, Kept] = {}
     for name, entries in kept.parameters():
@@ -158,7 +160,7 @@ def make_plan(graph: DependencyGraph, kept: KeptChannels) -> Plan:
     examples = graph.traced.meta.get("calls", {"": ((), named)})
     indices = {node.name + POSITIONS for node in graph.traced.graph.nodes}  # no weights
     sizes = {name: tuple(tensor.shape) for name, tensor in stored.items() if name not in indices}
-    modules, opaque = modules_of(graph.traced), graph.traced.meta.get("leaves", {})
+    modules, opaque = kept.modules, graph.traced.meta.get("leaves", {})
     targets = (str(node.target) for node in graph.traced.graph.nodes if node.op == "call_module")
     called = (name for name in targets if name in opaque or is_opaque(modules[name]))
     return Plan(
@@ -233,7 +235,7 @@ def _read_zeros(result: fx.GraphModule, weight: str, removed: Tensor) -> None:
     stored = stored_tensors(result)
     old = stored[weight]
     new = like(old, old.detach().masked_fill(removed.to(old.device), 0))
-    put_all(result, dict.fromkeys(names_of(stored)[id(old)], new))
+    put_all(modules_of(result), dict.fromkeys(names_of(stored)[id(old)], new))
 
 
 def _removed(kept: KeptChannels, value: Value) -> Tensor:

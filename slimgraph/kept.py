@@ -1,16 +1,24 @@
 """What is left of every value and parameter once a mask is decided."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from slimgraph.errors import EmptiedGroupError, UnevenBlocksError
 from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Axis, Block, Shape, Value, compact, varying
-from slimgraph.shapes import place
+from slimgraph.shapes import modules_of, place, stored_tensors
+
+Where = tuple[int, tuple[tuple[int, int], ...]]
+
+
+def _where(labels: Tensor) -> Where:
+    """Tell where labels lie in memory: many axes and values of many shapes hold the same ones."""
+    dims = zip(labels.shape, labels.stride(), strict=True)
+    return labels.data_ptr(), tuple([(n, stride) for n, stride in dims if n > 1 and stride])
 
 
 def extents(alive: Tensor) -> Shape | None:
@@ -49,8 +57,9 @@ class KeptChannels:
     graph: DependencyGraph
     channels: Tensor
     _shapes: dict[Any, Shape] = field(default_factory=dict)
-    _axes: dict[int, Tensor | None] = field(default_factory=dict)
-    _layers: dict[int, tuple[Tensor, Shape | None]] = field(default_factory=dict)
+    _lines: dict[Where | int, Tensor | None] = field(default_factory=dict)
+    _extents: dict[Where, Shape | None] = field(default_factory=dict)
+    _grids: dict[int, Tensor | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that every block stays rectangular.
@@ -60,6 +69,16 @@ class KeptChannels:
         """
         for block in self.graph.ledger.blocks:
             self._check(block)
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """Every module of the model by name, when this is asked for first."""
+        return modules_of(self.graph.traced)
+
+    @cached_property
+    def stored(self) -> dict[str, Tensor]:
+        """Every parameter and buffer of the model by name, when this is asked for first."""
+        return stored_tensors(self.graph.traced, self.modules)
 
     @cached_property
     def _stays(self) -> Tensor:
@@ -122,7 +141,8 @@ class KeptChannels:
             return self.parameter_shape(value.parameter, value.shape)
         shape = list(value.shape)
         for layer in value.layers:
-            for dim, size in zip(varying(layer), self._left(node, layer), strict=False):
+            dims = varying(layer)
+            for dim, size in zip(dims, self._left(node, layer, dims), strict=False):
                 shape[dim] = size
         if 0 in shape and 0 not in value.shape:
             raise EmptiedGroupError(
@@ -132,18 +152,16 @@ class KeptChannels:
             )
         return tuple(shape)
 
-    def _left(self, node: fx.Node, layer: Tensor) -> Shape:
+    def _left(self, node: fx.Node, layer: Tensor, dims: Sequence[int]) -> Shape:
         """Return the sizes that are left of the dims of a layer; nothing if they stay."""
-        key = id(layer)  # of the layer that is listed below, so that it stays alive
-        if key not in self._layers:
+        if len(dims) == 1:
+            kept = self._line(layer)
+            return () if kept is None else tuple(kept.shape)
+        where = _where(layer)
+        if where not in self._extents:
             alive = self.alive(compact(layer))
-            count = int(alive.sum())
-            dims = varying(layer)
-            left: Shape | None = ()
-            if count != alive.numel():
-                left = (count,) if len(dims) == 1 else extents(alive.squeeze())
-            self._layers[key] = layer, left
-        left = self._layers[key][1]
+            self._extents[where] = () if bool(alive.all()) else extents(alive.squeeze())
+        left = self._extents[where]
         if left is None:
             raise UnevenBlocksError(
                 "what the mask keeps of this value is not a dense tensor",
@@ -151,6 +169,18 @@ class KeptChannels:
                 "keep the same number of channels in each block",
             )
         return left
+
+    def _line(self, labels: Tensor) -> Tensor | None:
+        """Return the kept positions of labels that lie along one dim; `None` if all are."""
+        key = id(labels)  # of labels that the graph holds, so that nothing else gets this number
+        if key not in self._lines:
+            where = _where(labels)
+            if where not in self._lines:
+                alive = self.alive(compact(labels).flatten())
+                kept = alive.nonzero().flatten()
+                self._lines[where] = None if kept.shape == alive.shape else kept
+            self._lines[key] = self._lines[where]
+        return self._lines[key]
 
     def parameter_shape(self, name: str, shape: Shape) -> Shape:
         """Return the new shape of a parameter or buffer."""
@@ -190,28 +220,30 @@ class KeptChannels:
 
     def _axis(self, parameter: str, dim: int) -> Tensor | None:
         axis = self.graph.ledger.axes.get((parameter, dim))
-        if axis is None:
-            return None
-        key = id(axis.labels)  # the parameters of a norm share their labels
-        if key not in self._axes:
-            self._axes[key] = self._positions(axis)
-        return self._axes[key]
+        return None if axis is None else self._positions(axis)
 
     def _positions(self, axis: Axis) -> Tensor | None:
-        alive = self.alive(axis.labels)
-        found = alive.nonzero()
-        if len(found) == alive.numel():
+        labels = axis.labels
+        per_group = 1 if labels.ndim == 1 else labels.shape[1]
+        found = self._line(labels) if per_group == 1 else self._rows(labels)
+        if found is None:
             return None
-        if not len(found):
+        if not found.numel():
             raise EmptiedGroupError(
                 f"the mask leaves nothing of `{axis.parameter}` along dim {axis.dim}",
                 place(axis.node),
                 "keep at least one channel that this op makes or reads",
             )
-        if alive.ndim == 1:
-            return found.flatten()
-        alive = alive[alive.any(1)]
-        return alive.nonzero()[:, 1].reshape(len(alive), -1)
+        return found if labels.ndim == 1 or per_group > 1 else found.new_zeros(len(found), 1)
+
+    def _rows(self, labels: Tensor) -> Tensor | None:
+        """Return the kept positions in each row of labels of which any stays; `None` if all are."""
+        if id(labels) not in self._grids:
+            alive = self.alive(labels)
+            rows = alive[alive.any(1)]
+            kept = rows.nonzero()[:, 1].reshape(max(len(rows), 1), -1)
+            self._grids[id(labels)] = None if kept.shape == alive.shape else kept
+        return self._grids[id(labels)]
 
     def groups(self, parameter: str) -> int | None:
         """Return the number of groups left in a grouped weight; `None` if all are."""
@@ -223,13 +255,12 @@ class KeptChannels:
 
     def parameters(self) -> Iterator[tuple[str, tuple[Tensor | None, ...]]]:
         """Yield every parameter and buffer that shrinks, with its kept positions."""
-        ndims: dict[str, int] = {}
-        for name, dim in self.graph.ledger.axes:
-            ndims[name] = max(ndims.get(name, 0), dim + 1)
-        for name, ndim in ndims.items():
-            kept = self.positions_of(name, ndim)
-            if any(entry is not None for entry in kept):
-                yield name, kept
+        found: dict[str, dict[int, Tensor | None]] = {}
+        for (name, dim), axis in self.graph.ledger.axes.items():
+            found.setdefault(name, {})[dim] = self._positions(axis)
+        for name, kept in found.items():
+            if any(entry is not None for entry in kept.values()):
+                yield name, tuple([kept.get(dim) for dim in range(max(kept) + 1)])
 
 
 def _counts(rows: Tensor) -> str:

@@ -136,8 +136,9 @@ class Plan(Shown):
                 new.grad = slice_tensor(grad, self.kept[name])
             sliced.update(dict.fromkeys(names[id(stored[name])], new))
         change = None if optimizer is None else follow(optimizer, stored, sliced, self.kept)
-        put_all(model, sliced)
-        self.resize_modules(model)
+        modules = modules_of(model)
+        put_all(modules, sliced)
+        self.resize_modules(modules, sliced)
         shift_all(model, self.shifts)
         if change is not None and optimizer is not None:
             change()
@@ -156,10 +157,13 @@ class Plan(Shown):
         stored = stored_tensors(model)
         names = names_of(stored)
         floating = {t.dtype for t in stored.values() if t.is_floating_point()}
+        sliced: dict[str, Tensor] = {}
         for name in self.kept:
             small = torch.empty(self.new_shape(name), dtype=stored[name].dtype, device="meta")
-            put_all(twin, dict.fromkeys(names[id(stored[name])], like(stored[name], small)))
-        self.resize_modules(twin)
+            sliced.update(dict.fromkeys(names[id(stored[name])], like(stored[name], small)))
+        modules = modules_of(twin)
+        put_all(modules, sliced)
+        self.resize_modules(modules, sliced)
         name = type(model).__name__
         hint = "use the GraphModule that `compress` returns, in which they are rewritten"
         fixed = (n for n, m in modules_of(model).items() if isinstance(m, nn.MultiheadAttention))
@@ -193,23 +197,18 @@ class Plan(Shown):
                 hint,
             )
 
-    def resize_modules(self, model: nn.Module, resized: Iterable[str] | None = None) -> None:
+    def resize_modules(self, modules: Mapping[str, nn.Module], resized: Iterable[str]) -> None:
         """Set what torch.nn modules say of their sizes, of those the plan slices or changes.
 
         Args:
-            model: Its tensors have their new sizes already.
-            resized: Names of these tensors, if they are known.
+            modules: All modules of a model whose tensors have their new sizes already.
+            resized: Names of these tensors.
         """
-        modules = modules_of(model)
         for name, changed in self.options.items():
             form = DEFAULT_TABLE.form_of(modules[name]) if name in modules else None
             if form is None or not changed.keys() <= set(form.options):
                 raise PlanError(f"the model has no module `{name}` with settings {set(changed)}")
             vars(modules[name]).update(changed)
-        if resized is None:
-            stored = stored_tensors(model)
-            names = names_of(stored)  # tied weights stand under one name in `kept`
-            resized = [alias for name in self.kept for alias in names[id(stored[name])]]
         for owner in {name.rpartition(".")[0] for name in resized}:
             module = modules[owner]
             form = DEFAULT_TABLE.form_of(module)
@@ -298,9 +297,13 @@ def put(model: nn.Module, name: str, tensor: Tensor) -> None:
     _put(model.get_submodule(owner), attribute_name, tensor)
 
 
-def put_all(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Replace parameters and buffers, given by name, by new tensors."""
-    modules = modules_of(model)
+def put_all(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    """Replace parameters and buffers, given by name, by new tensors.
+
+    Args:
+        modules: All modules of a model, see `modules_of`.
+        tensors: By name.
+    """
     for name, tensor in tensors.items():
         owner, _, attribute_name = name.rpartition(".")
         _put(modules[owner], attribute_name, tensor)

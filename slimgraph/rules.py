@@ -239,7 +239,8 @@ class Call:
         kept: What is left of every value.
         graph: The new graph, for nodes that compute sizes.
         target: What the new graph calls.
-        weight: Name of the called module's weight.
+        module: What is called if it is a module.
+        weight: Name of its weight.
         instead: The node that users read from now on, if the call is not needed any more.
         constants: Tensors that the new graph holds besides, by name.
         repack: Whether ops that mix neighbouring channels may get other neighbours.
@@ -252,6 +253,7 @@ class Call:
     kept: Kept
     graph: fx.Graph
     target: Any
+    module: Any = None
     weight: str | None = None
     instead: fx.Node | None = None
     constants: dict[str, Tensor] = field(default_factory=dict)
@@ -294,15 +296,6 @@ class Call:
             self.args[position] = value
         else:
             self.kwargs[name] = value
-
-    def weight_shape(self) -> Shape:
-        """Return the shape that the weight of a convolution had before."""
-        if self.node.op == "call_module":
-            module: Any = self.node.graph.owning_module
-            return tuple(module.get_submodule(str(self.node.target)).weight.shape)
-        given = self.node.args[1] if len(self.node.args) > 1 else self.node.kwargs["weight"]
-        assert isinstance(given, fx.Node), "a convolution has a weight"
-        return tuple(given.meta["val"].shape)
 
     def groups_left(self) -> int | None:
         """Return the groups left in the weight of a convolution; `None` if all are."""
@@ -377,14 +370,17 @@ class RuleTable:
 
     def form_of(self, module: nn.Module) -> ModuleForm | None:
         """Find the size attributes of a module, whatever its forward does."""
-        found = [self.by_type[kind][1] for kind in type(module).__mro__ if kind in self.by_type]
-        return found[0] if found else None
+        for kind in type(module).__mro__:
+            if kind in self.by_type:
+                return self.by_type[kind][1]
+        return None
 
 
 def _computes_as(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Check that neither a subclass nor the instance has a forward of its own."""
     names = ("forward", "_conv_forward", "__call__")
-    same = all(getattr(type(module), n, None) is getattr(kind, n, None) for n in names)
+    own = type(module)
+    same = own is kind or all(getattr(own, n, None) is getattr(kind, n, None) for n in names)
     return same and "forward" not in vars(module)
 
 

@@ -42,8 +42,9 @@ def shallow(
     own = copy.__dict__
     own.update(module.__dict__)
     for name in _HELD:
-        if name in own:
-            own[name] = own[name].copy() if own[name] else type(own[name])()
+        held = own.get(name)
+        if held is not None:
+            own[name] = held.copy() if held else type(held)()
     if convert is not None:
         for name in ("_parameters", "_buffers"):
             own[name] = {k: None if t is None else convert(t) for k, t in own[name].items()}
@@ -202,13 +203,15 @@ def modules_of(root: nn.Module) -> dict[str, nn.Module]:
     """Map every name of every module to it; `get_submodule` walks down from the root each time."""
     found = {"": root}
 
-    def walk(module: nn.Module, prefix: str) -> None:  # thrice as fast as nested generators
-        for name, child in module._modules.items():
+    def walk(children: dict[str, nn.Module | None], prefix: str) -> None:  # faster than generators
+        for last, child in children.items():
             if child is not None:
-                found[f"{prefix}{name}"] = child
-                walk(child, f"{prefix}{name}.")
+                name = prefix + last
+                found[name] = child
+                if child._modules:
+                    walk(child._modules, name + ".")
 
-    walk(root, "")
+    walk(root._modules, "")
     return found
 
 
@@ -220,15 +223,24 @@ def names_of(stored: Mapping[str, Tensor]) -> dict[int, list[str]]:
     return names
 
 
-def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Map every name of every parameter and buffer to its tensor."""
+def stored_tensors(
+    model: nn.Module, modules: Mapping[str, nn.Module] | None = None
+) -> dict[str, Tensor]:
+    """Map every name of every parameter and buffer to its tensor.
+
+    Args:
+        model: The model.
+        modules: What `modules_of` says of it, if that is known.
+    """
     stored: dict[str, Tensor] = {}
-    modules = modules_of(model)
+    modules = modules_of(model) if modules is None else modules
     for store in ("_parameters", "_buffers"):
         for owner, module in modules.items():
-            prefix = f"{owner}." if owner else ""
-            held = vars(module)[store] if store in vars(module) else _scripted(module, store)
-            stored.update((f"{prefix}{name}", t) for name, t in held.items() if t is not None)
+            own = vars(module)
+            held = own[store] if store in own else _scripted(module, store)
+            if held:
+                prefix = f"{owner}." if owner else ""
+                stored.update({prefix + name: t for name, t in held.items() if t is not None})
     return stored
 
 

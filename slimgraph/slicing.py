@@ -1,5 +1,7 @@
 """Slicing: the kept positions of a tensor, as a tensor of its own."""
 
+import ctypes
+import mmap
 from collections.abc import Sequence
 
 import torch
@@ -25,8 +27,8 @@ def slice_tensor(tensor: Tensor, kept: Kept) -> Tensor:
 class Slicer:
     """Slices one tensor after the other, and reuses the memory that it needs on the way.
 
-    Rows are gathered into a buffer that fits a processor's cache before their columns are, so a
-    large matrix is sliced without memory beyond the result.
+    Rows of a large matrix are gathered into a buffer that fits a processor's cache before their
+    columns are, so it is sliced without memory beyond the result.
     """
 
     def __init__(self) -> None:
@@ -35,23 +37,33 @@ class Slicer:
     def slice(self, tensor: Tensor, kept: Kept) -> Tensor:
         """Do as `slice_tensor` says."""
         source = tensor.detach()
-        given = [None if entry is None else entry.to(source.device) for entry in kept]
-        if all(entry is None for entry in given):
+        given = [
+            (dim, entry.to(source.device))
+            for dim, entry in enumerate(kept)
+            if entry is not None and (entry.ndim == 1 or source.shape[dim] > 1)  # else one of one
+        ]
+        if not given:
             return source.clone()
-        rows, *others = given
-        crossed = [(dim, entry) for dim, entry in enumerate(others, 1) if entry is not None]
-        if rows is None or len(crossed) != 1 or crossed[0][1].ndim > 1 or not source.numel():
-            return _laid_out(_select(source, given), source)
-        ((dim, columns),) = crossed
-        buffer = self._rows_of(source)
-        shape = [size if k is None else len(k) for size, k in zip(source.shape, given, strict=True)]
-        result = source.new_empty(shape)
-        for part, target in zip(rows.split(len(buffer)), result.split(len(buffer)), strict=True):
-            some = torch.index_select(source, 0, part, out=buffer[: len(part)])
-            torch.index_select(some, dim, columns, out=target)
-        return _laid_out(result, source)
+        if len(given) == 2 and given[0][0] == 0 and source.nbytes > _SMALL:
+            (_, rows), (dim, columns) = given
+            if columns.ndim == 1:
+                return _laid_out(self._in_parts(source, rows, dim, columns), source)
+        return _laid_out(_select(source, given), source)
 
-    def _rows_of(self, source: Tensor) -> Tensor:
+    def _in_parts(self, source: Tensor, rows: Tensor, dim: int, columns: Tensor) -> Tensor:
+        room = self._room_for_rows(source)
+        if len(rows) <= len(room):
+            some = torch.index_select(source, 0, rows, out=room[: len(rows)])
+            return some.index_select(dim, columns)
+        shape = list(source.shape)
+        shape[0], shape[dim] = len(rows), len(columns)
+        result = _in_huge_pages(source.new_empty(shape))
+        for part, target in zip(rows.split(len(room)), result.split(len(room)), strict=True):
+            some = torch.index_select(source, 0, part, out=room[: len(part)])
+            torch.index_select(some, dim, columns, out=target)
+        return result
+
+    def _room_for_rows(self, source: Tensor) -> Tensor:
         """Return room for as many rows of a tensor as fit, at least one."""
         key, width = (source.dtype, source.device), source[0].numel()
         count = max(1, _AT_ONCE // (width * source.element_size()))
@@ -62,14 +74,27 @@ class Slicer:
         return self._buffers[key][: count * width].view(count, *source.shape[1:])
 
 
+_SMALL, _LARGE = 1 << 17, 1 << 22  # bytes
 _AT_ONCE = 1 << 20  # bytes
 
 
-def _select(tensor: Tensor, kept: Sequence[Tensor | None]) -> Tensor:
-    for dim, index in enumerate(kept):
-        if index is not None:
-            plain = index.ndim == 1
-            tensor = tensor.index_select(dim, index) if plain else _per_group(tensor, index)
+def _in_huge_pages(room: Tensor) -> Tensor:
+    """Ask Linux to back a large tensor by pages of 2 MB before it is written.
+
+    It is no more than advice, and halves the time that it takes to write into fresh memory.
+    """
+    advice = getattr(mmap, "MADV_HUGEPAGE", None)
+    if advice is not None and room.nbytes >= _LARGE and type(room) is Tensor and room.is_cpu:
+        start = room.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
+        size = room.data_ptr() + room.nbytes - start
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), advice)
+    return room
+
+
+def _select(tensor: Tensor, kept: Sequence[tuple[int, Tensor]]) -> Tensor:
+    for dim, index in kept:
+        plain = index.ndim == 1
+        tensor = tensor.index_select(dim, index) if plain else _per_group(tensor, index)
     return tensor
 
 

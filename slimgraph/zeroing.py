@@ -16,7 +16,7 @@ from slimgraph.labels import Axis
 from slimgraph.op_names import canonical
 from slimgraph.ops.elementwise import IDENTITY
 from slimgraph.plan import like, put_all
-from slimgraph.shapes import names_of, stored_tensors
+from slimgraph.shapes import modules_of, names_of, stored_tensors
 
 
 def switched_off(kept: KeptChannels) -> fx.GraphModule:
@@ -44,7 +44,7 @@ def switched_off(kept: KeptChannels) -> fx.GraphModule:
         new = _without(zeroed.get(axis.parameter, old), axis.dim, leaves)
         zeroed.update(dict.fromkeys(names[id(old)], like(old, new)))
     result = clone(graph.traced)
-    put_all(result, zeroed)
+    put_all(modules_of(result), zeroed)
     return result
 
 

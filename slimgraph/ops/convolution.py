@@ -8,9 +8,9 @@ convolves over them) each keeps its old neighbours, see `slimgraph.ops.resizing.
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from slimgraph.labels import Value, along, compact, varying
+from slimgraph.labels import Shape, Value, along, compact, varying
 from slimgraph.ops import resizing
 from slimgraph.rules import Call, ModuleForm, Rule, Site
 
@@ -136,10 +136,19 @@ def _resize(call: Call) -> None:
     left = call.groups_left()
     if left is not None:
         call.set(8 if call.name == "convolution" else 6, "groups", left)
-    kernel = call.weight_shape()
-    for dim in range(2 - len(kernel), 0):
+    kernel = _kernel(call)
+    for dim in range(-len(kernel), 0):
         if kernel[dim] > 1:
             resizing.spread(call, dim)
+
+
+def _kernel(call: Call) -> Shape:
+    """Return the spatial sizes of the weight."""
+    if call.module is not None:
+        return tuple(call.module.weight.shape[2:])
+    given = call.node.args[1] if len(call.node.args) > 1 else call.node.kwargs["weight"]
+    assert isinstance(given, fx.Node), "a convolution has a weight"
+    return tuple(given.meta["val"].shape[2:])
 
 
 def _sizes(conv: Any) -> None:
