@@ -154,9 +154,7 @@ class _Rebuild:
                 self.modified = True
         self.modified |= before != (call.target, call.args, call.kwargs)
 
-    def _rule(
-        self, node: fx.Node, module: nn.Module | None
-    ) -> tuple[Rule | None, dict[str, Any]]:
+    def _rule(self, node: fx.Node, module: nn.Module | None) -> tuple[Rule | None, dict[str, Any]]:
         if module is not None:
             found = self.table.for_module(module)
             if found is not None:

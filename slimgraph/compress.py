@@ -207,6 +207,7 @@ def masked(
         return switched_off(kept)
     result = clone(graph.traced)
     twins = {node.name: node for node in result.graph.nodes}
+    ignored: dict[tuple[fx.Node, fx.Node], fx.Node] = {}  # what a node reads in place of a value
     for index, read in enumerate(graph.ledger.reads):
         if kept.is_whole(read.value):
             continue
@@ -218,14 +219,9 @@ def masked(
         result.register_buffer(name, removed, persistent=False)
         node = twins[read.node.name]
         assert read.value.node is not None, "a computed value has a node"
-        twins[node.name] = _ignore(
-            result,
-            node,
-            twins[read.value.node.name],
-            name,
-            read.fill,
-            graph.rules,
-        )
+        key = read.node, read.value.node
+        source = ignored.get(key, twins[read.value.node.name])
+        twins[node.name], ignored[key] = _ignore(result, node, source, name, read.fill, graph.rules)
     result.recompile()
     return result
 
@@ -253,8 +249,8 @@ def _ignore(
     name: str,
     fill: float,
     rules: RuleTable,
-) -> fx.Node:
-    """Let a node do without removed channels; return what stands in its place."""
+) -> tuple[fx.Node, fx.Node]:
+    """Let a node do without removed channels; return what stands for it, and what it reads."""
     graph = result.graph
     with graph.inserting_before(node):
         removed = graph.get_attr(name)
@@ -264,11 +260,11 @@ def _ignore(
             replaced = graph.call_function(over_kept, arguments, kwargs)
             node.replace_all_uses_with(replaced)
             graph.erase_node(node)
-            return replaced
+            return replaced, source
         zeroed = graph.call_function(torch.masked_fill, (source, removed, fill))
     node.args = map_arg(node.args, lambda arg: zeroed if arg is source else arg)
     node.kwargs = map_arg(node.kwargs, lambda arg: zeroed if arg is source else arg)
-    return node
+    return node, zeroed
 
 
 def _over_kept(

@@ -85,25 +85,19 @@ def identify(path: FilePath) -> FileType:
 
 
 def _from_head(path: Path, head: bytes, size: int) -> FileType:
+    length = int.from_bytes(head[:8], "little")  # of a safetensors header; any bytes may come of it
+    if head[8:9] == b"{" and length <= _HEADER_LIMIT:
+        return FileType.SAFETENSORS if 8 + length <= size else FileType.CUT_SAFETENSORS
     if head.startswith(b"PK"):
         return _zip_content(path)
     for offset, signature, kind in _SIGNATURES:
         if head[offset : offset + len(signature)] == signature:
             return kind
-    if head[8:9] == b"{":
-        return _safetensors_content(head, size)
     if _is_onnx(head):
         return FileType.ONNX
     if head[0] == 0x80 and b"\x00" < head[1:2] <= b"\x05":
         return FileType.PICKLE
     return FileType.TEXT if _is_text(head) else FileType.UNKNOWN
-
-
-def _safetensors_content(head: bytes, size: int) -> FileType:
-    length = int.from_bytes(head[:8], "little")
-    if length > _HEADER_LIMIT:
-        return FileType.TEXT if _is_text(head) else FileType.UNKNOWN
-    return FileType.SAFETENSORS if 8 + length <= size else FileType.CUT_SAFETENSORS
 
 
 def _zip_content(path: Path) -> FileType:

@@ -61,6 +61,15 @@ def test_content_tells_the_type(tmp_path: Path, content: bytes, kind: FileType) 
     assert identify(tmp_path / "model.pt") is kind
 
 
+@pytest.mark.parametrize("start", [b"PK", b"MZ", b"\x1f\x8b", b"BZh"])
+def test_the_length_of_a_header_is_no_signature(tmp_path: Path, start: bytes) -> None:
+    """Seed 2549 of `tools.laws`: a header of 19,280 bytes begins as a zip archive does."""
+    length = int.from_bytes(start, "little")
+    path = tmp_path / "model.slim"
+    path.write_bytes(length.to_bytes(8, "little") + b"{}".ljust(length))
+    assert identify(path) is FileType.SAFETENSORS
+
+
 def test_what_torch_writes_is_told_apart(tmp_path: Path) -> None:
     weights = nn.Linear(2, 2).state_dict()
     torch.save(weights, tmp_path / "new")

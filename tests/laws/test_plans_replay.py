@@ -24,7 +24,7 @@ LITERAL = {
     "one channel by itself", "split off one channel", "narrow", "slices of blocks",
     "sum over channels", "constants", "written in place", "shuffle with literals",
     "functional norms", "torch.nn.utils.prune", "squeeze", "functional grouped", "shuffle",
-    "shuffle module",
+    "shuffle module", "two dims read",
     "sizes added",
     "picked", "picked by computing", *attention.EXAMPLES,
     "mean over channels", "local response norm", "CBAM", "picked channels", "picked tokens",

@@ -149,7 +149,32 @@ class OverChannels(Net):
         return self.head(x * torch.sigmoid(y).view(x.shape[0], -1, 1, 1).expand_as(x))
 
 
+class TwoDimsRead(Net):
+    """A convolution that reads channels along one dim, and positions that can leave along another.
+
+    Seed 2235 of `tools.laws`: the masked model ignored those of one dim only.
+    """
+
+    def parts(self) -> dict[str, Any]:
+        return {
+            "stem": nn.Linear(5, 6), "mix": bare(9, 7), "over": nn.Conv1d(6, 4, 3, padding=1),
+            "head": nn.Linear(4, 2),
+        }  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.over((self.mix @ F.relu(self.stem(x))).mT).mean(2))
+
+
 EXAMPLES = {
+    "two dims read": Example(
+        TwoDimsRead,
+        {"stem": 6, "mix": 9, "over": 4},
+        tokens,
+        size=7,
+        other=None,
+        rest=True,
+        keeps_zero=False,
+    ),
     "transposed by attributes": Example(
         Attributes, {"stem": 8, "mix": 6}, tokens, size=7, other=9, rest=True
     ),
