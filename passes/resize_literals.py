@@ -116,7 +116,8 @@ class _Rebuild:
         made = self.new.create_node(op, target, args, kwargs, node.name, node.type)
         if made.name != node.name:
             made.name = node.name
-        made.meta = {key: value for key, value in node.meta.items() if key != "val"}
+        made.meta.update(node.meta)  # fx looks the node up for every attribute that is set
+        made.meta.pop("val", None)
         self.known[node] = made
 
     def drop_stale(self) -> list[str]:

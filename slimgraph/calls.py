@@ -53,7 +53,9 @@ def first_other_call(traced: fx.GraphModule, calls: tuple[str, ...]) -> tuple[st
 def _described(traced: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
     modules = modules_of(traced)
     for node in traced.graph.nodes:
-        sizes = [tuple(t.shape) for t in tree_leaves(node.meta["val"]) if isinstance(t, Tensor)]
+        value = node.meta["val"]
+        leaves = [value] if isinstance(value, Tensor) else tree_leaves(value)
+        sizes = [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
         if node.op == "call_module":
             form = DEFAULT_TABLE.form_of(modules[node.target])
             options = () if form is None else sorted(set(form.options) - _MENDED)

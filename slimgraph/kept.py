@@ -90,11 +90,8 @@ class KeptChannels:
         return self._stays.take(labels)
 
     def _check(self, block: Block) -> None:
-        alive = self.alive(block.labels)
-        if bool(alive.all()) and block.partner is None:
-            return
-        if extents(alive) is None:
-            rows = alive.flatten(0, -2).sum(-1)
+        if self._extents_of(block.labels) is None:
+            rows = self.alive(block.labels).flatten(0, -2).sum(-1)
             raise UnevenBlocksError(
                 f"the mask keeps {_counts(rows)} channels in {len(rows)} blocks that must stay "
                 "equally long",
@@ -102,7 +99,8 @@ class KeptChannels:
                 "keep the same number of channels in each block; which ones may differ",
             )
         if block.partner is not None:
-            rows_differ = alive.any(-1) != self.alive(block.partner).any(-1)
+            one, other = self.alive(block.labels), self.alive(block.partner)
+            rows_differ = one.any(-1) != other.any(-1)
             if bool(rows_differ.any()):
                 row = int(rows_differ.nonzero()[0])
                 raise UnevenBlocksError(
@@ -157,11 +155,7 @@ class KeptChannels:
         if len(dims) == 1:
             kept = self._line(layer)
             return () if kept is None else tuple(kept.shape)
-        where = _where(layer)
-        if where not in self._extents:
-            alive = self.alive(compact(layer))
-            self._extents[where] = () if bool(alive.all()) else extents(alive.squeeze())
-        left = self._extents[where]
+        left = self._extents_of(layer)
         if left is None:
             raise UnevenBlocksError(
                 "what the mask keeps of this value is not a dense tensor",
@@ -169,6 +163,14 @@ class KeptChannels:
                 "keep the same number of channels in each block",
             )
         return left
+
+    def _extents_of(self, labels: Tensor) -> Shape | None:
+        """Return what `extents` says of the dims that vary; nothing if all labels stay."""
+        where = _where(labels)
+        if where not in self._extents:
+            alive = self.alive(compact(labels))
+            self._extents[where] = () if bool(alive.all()) else extents(alive.squeeze())
+        return self._extents[where]
 
     def _line(self, labels: Tensor) -> Tensor | None:
         """Return the kept positions of labels that lie along one dim; `None` if all are."""
@@ -234,7 +236,7 @@ class KeptChannels:
                 place(axis.node),
                 "keep at least one channel that this op makes or reads",
             )
-        return found if labels.ndim == 1 or per_group > 1 else found.new_zeros(len(found), 1)
+        return found if labels.ndim == 1 or per_group > 1 else found.new_zeros((*found.shape, 1))
 
     def _rows(self, labels: Tensor) -> Tensor | None:
         """Return the kept positions in each row of labels of which any stays; `None` if all are."""

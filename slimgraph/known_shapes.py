@@ -20,8 +20,10 @@ def made_by_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
         return None
     if module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module):
         return None
-    if any(t.dtype != args[0].dtype for t in module._parameters.values() if t is not None):
-        return None
+    dtype = args[0].dtype
+    for parameter in module._parameters.values():
+        if parameter is not None and parameter.dtype != dtype:
+            return None
     return rule(module, args[0])
 
 
@@ -157,10 +159,13 @@ def _same(_: nn.Module, input: Tensor) -> Tensor:
 
 def _batch_norm(*ranks: int) -> Callable[[nn.Module, Tensor], Tensor | None]:
     def rule(module: nn.Module, input: Tensor) -> Tensor | None:
-        held = (*module._parameters.values(), *module._buffers.values())
-        tensors = [t for t in held if t is not None and t.ndim]
-        fits = all(len(t) == input.shape[1] and t.dtype == input.dtype for t in tensors)
-        return input.detach() if input.ndim in ranks and fits and _is_image(input) else None
+        if input.ndim not in ranks or not _is_image(input):
+            return None
+        expected, dtype = input.shape[1:2], input.dtype
+        for held in (*module._parameters.values(), *module._buffers.values()):
+            if held is not None and held.ndim and (held.shape != expected or held.dtype != dtype):
+                return None
+        return input.detach()
 
     return rule
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 
 from slimgraph.cloning import compiled
 from slimgraph.errors import (
@@ -117,6 +117,45 @@ def test_a_malformed_graph_is_seen(net: GraphModule, debug: bool) -> None:
 
     with pytest.raises(PostconditionError, match=r"malformed graph: .*gone"):
         run(net, Change(rename), debug=debug)
+
+
+def _reads_a_missing_tensor(graph: Graph) -> None:
+    with graph.inserting_before(graph.find_nodes(op="output")[0]):
+        graph.get_attr("gone")
+
+
+def _reads_before_it_makes(graph: Graph) -> None:
+    graph.find_nodes(op="placeholder")[0].prev.append(graph.find_nodes(op="output")[0].prev)
+
+
+def _names_two_nodes_alike(graph: Graph) -> None:
+    output = graph.find_nodes(op="output")[0]
+    output.name = output.prev.name
+
+
+def _reads_a_node_of_another_graph(graph: Graph) -> None:
+    graph.find_nodes(op="output")[0].args = (Graph().placeholder("x"),)
+
+
+def _calls_no_function(graph: Graph) -> None:
+    with graph.inserting_before(graph.find_nodes(op="output")[0]):
+        graph.call_function(torch.relu, (graph.find_nodes(op="placeholder")[0],)).target = 3
+
+
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr")
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _reads_a_missing_tensor,
+        _reads_before_it_makes,
+        _names_two_nodes_alike,
+        _reads_a_node_of_another_graph,
+        _calls_no_function,
+    ],
+)
+def test_every_malformed_graph_is_seen(net: GraphModule, spoil: Callable[[Graph], None]) -> None:
+    with pytest.raises(PostconditionError, match="left a malformed graph"):
+        run(net, Change(lambda graph_module: spoil(graph_module.graph)))
 
 
 @pytest.mark.parametrize("debug", [True, False])

@@ -1,5 +1,6 @@
 """Slicing keeps the right numbers, in the right place, with no memory to spare."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +51,31 @@ def test_each_group_keeps_its_own_positions() -> None:
     result = slice_tensor(tensor, (torch.tensor([0, 1, 3, 5]), kept, None))
     expected = torch.cat([tensor[[0, 1]][:, [0, 2]], tensor[[3, 5]][:, [1, 3]]])
     assert torch.equal(result, expected)
+
+
+def test_one_channel_per_group_is_taken_by_its_row() -> None:
+    tensor = torch.randn(6, 1, 3)  # a depth-wise weight: its dim 1 cannot shrink
+    every = torch.zeros(6, 1, dtype=torch.long)
+    assert torch.equal(
+        slice_tensor(tensor, (torch.tensor([1, 4]), every[:2], None)), tensor[[1, 4]]
+    )
+    copy = slice_tensor(tensor, (None, every, None))
+    assert torch.equal(copy, tensor)
+    assert copy.data_ptr() != tensor.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_a_large_result_is_a_tensor_as_any_other(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensor = torch.arange(4096 * 4096).reshape(4096, 4096).to(dtype)  # 4 MB are left, or more
+    half, file = torch.arange(1, 4096, 2), tmp_path / "large.pt"
+    result = slice_tensor(tensor, (half, half))
+    assert torch.equal(result, tensor[half][:, half])
+    assert result.data_ptr() % 64 == 0
+    torch.save(result, file)
+    assert file.stat().st_size < result.nbytes * 1.01
+    assert torch.equal(torch.load(file), result)
+    assert torch.equal(result.clone().share_memory_(), result)
+    assert result.resize_(4096, 4096).shape == (4096, 4096)
 
 
 class _Sizes(TorchDispatchMode):
