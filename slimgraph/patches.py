@@ -26,6 +26,15 @@ _CHECKPOINT_OPTIONS = frozenset(
     {"use_reentrant", "context_fn", "determinism_check", "debug", "preserve_rng_state",
      "early_stop"}
 )  # fmt: skip
+# They may get nothing but proxies of sizes, dtypes and devices, which C++ does not take.
+FACTORIES = (
+    torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn, torch.randint,
+    torch.arange, torch.linspace, torch.eye, torch.tensor, torch.as_tensor, torch.randperm,
+    torch.tril_indices, torch.triu_indices, torch.finfo, torch.iinfo,
+    # These may get a module's mode, which is none either.
+    torch.dropout, torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout,
+    torch.rrelu, torch.batch_norm,
+)  # fmt: skip
 _STORES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
@@ -110,7 +119,9 @@ def _patch_marked(stack: ExitStack) -> None:
         function = scope.get(name)
         if function is not None and getattr(function, "__module__", "") != "math":
             stack.enter_context(patch.dict(scope, {name: _looked_into(function)}))
-    stack.enter_context(patch.dict(marked, clear=True))
+    own = vars(torch)  # `torch.zeros(x.shape[0], 4)` has no tensor argument
+    wrapped = {(id(own), f.__name__): own for f in FACTORIES if own.get(f.__name__) is f}
+    stack.enter_context(patch.dict(marked, wrapped, clear=True))
 
 
 def _looked_into(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -22,7 +22,7 @@ from slimgraph.arguments import flat_arguments, put_arguments
 from slimgraph.attention import attend, can_attend
 from slimgraph.errors import SlimgraphError, TraceError
 from slimgraph.modes import Choice, Flag
-from slimgraph.patches import proxies_pass
+from slimgraph.patches import FACTORIES, proxies_pass
 from slimgraph.proxied import ValueProxy
 from slimgraph.shapes import (
     MetaRunner,
@@ -37,15 +37,6 @@ from slimgraph.structures import holds_tensor, is_record
 from slimgraph.two_modes import RecordedError, TwoModes
 
 _CALL = nn.Module.__call__
-# They may get nothing but proxies of sizes, dtypes and devices, which C++ does not take.
-_FACTORIES = (
-    torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn, torch.randint,
-    torch.arange, torch.linspace, torch.eye, torch.tensor, torch.as_tensor, torch.randperm,
-    torch.tril_indices, torch.triu_indices, torch.finfo, torch.iinfo,
-    # These may get a module's mode, which is none either.
-    torch.dropout, torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout,
-    torch.rrelu, torch.batch_norm,
-)  # fmt: skip
 # torch.nn classes whose forward is Python over other modules: the tracer looks inside.
 _COMPOSED = (
     nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder,
@@ -83,9 +74,8 @@ class ValueTracer(fx.Tracer):
         *,
         fallback: bool = True,
     ) -> None:
-        super().__init__(autowrap_modules=(math,), autowrap_functions=_FACTORIES)
+        super().__init__(autowrap_modules=(math,), autowrap_functions=FACTORIES)
         self.module_stack = _Stack()
-        self._autowrap_search.append(torch)  # `torch.zeros(x.shape[0], 4)` has no tensor argument
         self.examples = (args, kwargs)
         self.leaves = frozenset(leaves)
         self.fallback = fallback
