@@ -216,6 +216,8 @@ class _Streams:
                 found.update(dict.fromkeys(self._channels(freeze.labels), why))
         for block in self.graph.ledger.blocks:
             found.update(dict.fromkeys(self._channels(block.labels), _order(block.node, "blocks")))
+        for node, layer in self.graph.ledger.neighbours:
+            found.update(dict.fromkeys(self._channels(layer), _order(node, "neighbours")))
         for node in self.graph.traced.graph.nodes:
             if self.graph.kinds[node] in _ORDERLESS:
                 continue

@@ -170,6 +170,7 @@ class Ledger:
     selections: list[Selection] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
+    neighbours: list[tuple[fx.Node, Tensor]] = field(default_factory=list)  # whose order counts
     pinned: dict[tuple[str, int | None], tuple[fx.Node, str]] = field(default_factory=dict)
 
     def fresh(self, count: int) -> Tensor:

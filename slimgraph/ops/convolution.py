@@ -63,6 +63,7 @@ def _along_space(site: Site, value: Value, weight: Value, stride: Any) -> tuple[
             continue
         if mixed:
             reads = True
+            site.ledger.neighbours.append((site.node, layer))
             site.read(Value(value.shape, (layer,), node=value.node))
         layers.append(layer)
     return tuple(layers)

@@ -168,6 +168,19 @@ class Neighbours(Block):
         return self.head(nn.functional.local_response_norm(x + y, 3))
 
 
+class Attended(Block):
+    """ECA: a convolution over channels. Seed 3417 of `tools.laws`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = nn.Conv1d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.conv(torch.relu(self.bn1(x)))
+        return self.head((x + y) * self.over((x + y).mean((2, 3))[:, None])[:, 0, :, None, None])
+
+
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
@@ -176,6 +189,7 @@ class Neighbours(Block):
         (Output, "`%output` keeps some of the channels where they are"),
         (Grouped, "`%head` looks at blocks of them"),
         (Neighbours, "`%local_response_norm` looks at neighbours of them"),
+        (Attended, "`%over` looks at neighbours of them"),
     ],
 )
 def test_an_order_that_shows_stays(kind: type[Block], says: str) -> None:
