@@ -210,21 +210,24 @@ class _Streams:
     def _held(self) -> dict[int, str]:
         """Channels whose order matters, and why."""
         found: dict[int, str] = {}
-        for freeze in self.graph.ledger.frozen:
-            if freeze.message != SINGLE and freeze.node not in self.taken:
-                why = f"`%{freeze.node.name}` keeps some of the channels where they are"
-                found.update(dict.fromkeys(self._channels(freeze.labels), why))
-        for block in self.graph.ledger.blocks:
-            found.update(dict.fromkeys(self._channels(block.labels), _order(block.node, "blocks")))
-        for node, layer in self.graph.ledger.neighbours:
-            found.update(dict.fromkeys(self._channels(layer), _order(node, "neighbours")))
-        for node in self.graph.traced.graph.nodes:
-            if self.graph.kinds[node] in _ORDERLESS:
-                continue
-            for value in (v for source in node.all_input_nodes for v in self._values(source)):
-                for layer in value.layers:
-                    found.update(dict.fromkeys(self._channels(layer), _order(node, "neighbours")))
+        for labels, why in self._ordered():
+            found.update(dict.fromkeys(self._channels(labels), why))
         return found
+
+    def _ordered(self) -> Iterator[tuple[Tensor, str]]:
+        ledger = self.graph.ledger
+        for freeze in ledger.frozen:
+            if freeze.message != SINGLE and freeze.node not in self.taken:
+                yield (
+                    freeze.labels,
+                    f"`%{freeze.node.name}` keeps some of the channels where they are",
+                )
+        yield from ((block.labels, _order(block.node, "blocks")) for block in ledger.blocks)
+        yield from ((layer, _order(node, "neighbours")) for node, layer in ledger.neighbours)
+        for node, kind in self.graph.kinds.items():
+            sources = () if kind in _ORDERLESS else node.all_input_nodes
+            for value in (value for source in sources for value in self._values(source)):
+                yield from ((layer, _order(node, "neighbours")) for layer in value.layers)
 
     def _values(self, node: fx.Node) -> list[Value]:
         return self.graph.values_at(node) if node in self.graph.values else []
