@@ -15,7 +15,16 @@ from torch import Tensor, fx
 
 from slimgraph.errors import UnknownGroupError
 from slimgraph.groups import Explanation, Group, Member, Reason, module_of
-from slimgraph.labels import MAKING, NOT_STORED, Axis, Freeze, Ledger, Value, compact
+from slimgraph.labels import (
+    MAKING,
+    NOT_STORED,
+    Axis,
+    Freeze,
+    Ledger,
+    Value,
+    compact,
+    where_in_memory,
+)
 from slimgraph.rules import RuleTable
 from slimgraph.selection import SelectedChannels
 from slimgraph.shapes import stored_tensors
@@ -180,18 +189,21 @@ class DependencyGraph:
 
     def _groups_of_each(self, labels: Sequence[Tensor]) -> list[list[int]]:
         """Do the same for many label tensors at once."""
-        found: dict[int, list[int]] = {id(each): [] for each in labels}  # norms share theirs
+        places = [where_in_memory(each) for each in labels]
+        distinct = dict(zip(places, labels, strict=True))
+        found: list[list[int]] = [[] for _ in distinct]
         if not found:
             return []
-        distinct = list({id(each): each for each in labels}.values())
-        owners = np.repeat(np.arange(len(distinct)), [each.numel() for each in distinct])
-        index = self._group_of_label[torch.cat([each.flatten() for each in distinct])].numpy()
+        flat = [each.flatten() for each in distinct.values()]
+        owners = np.repeat(np.arange(len(flat)), [len(each) for each in flat])
+        index = self._group_of_label[torch.cat(flat)].numpy()
         count = int(self.group_index.max()) + 1
         keys = (owners * count + index)[index >= 0]
         keys = keys[np.diff(keys, prepend=-1) != 0]  # most of them repeat the one before
         for key in np.unique(keys).tolist():
-            found[id(distinct[key // count])].append(key % count)
-        return [found[id(each)] for each in labels]
+            found[key // count].append(key % count)
+        of_place = dict(zip(distinct, found, strict=True))
+        return [of_place[place] for place in places]
 
     @cached_property
     def _groups_of_axes(self) -> dict[int, list[int]]:

@@ -9,16 +9,8 @@ from torch import Tensor, fx, nn
 
 from slimgraph.errors import EmptiedGroupError, UnevenBlocksError
 from slimgraph.graph import DependencyGraph
-from slimgraph.labels import Axis, Block, Shape, Value, compact, varying
+from slimgraph.labels import Axis, Block, Shape, Value, Where, compact, varying, where_in_memory
 from slimgraph.shapes import modules_of, place, stored_tensors
-
-Where = tuple[int, tuple[tuple[int, int], ...]]
-
-
-def _where(labels: Tensor) -> Where:
-    """Tell where labels lie in memory: many axes and values of many shapes hold the same ones."""
-    dims = zip(labels.shape, labels.stride(), strict=True)
-    return labels.data_ptr(), tuple([(n, stride) for n, stride in dims if n > 1 and stride])
 
 
 def extents(alive: Tensor) -> Shape | None:
@@ -166,7 +158,7 @@ class KeptChannels:
 
     def _extents_of(self, labels: Tensor) -> Shape | None:
         """Return what `extents` says of the dims that vary; nothing if all labels stay."""
-        where = _where(labels)
+        where = where_in_memory(labels)
         if where not in self._extents:
             alive = self.alive(compact(labels))
             self._extents[where] = () if bool(alive.all()) else extents(alive.squeeze())
@@ -176,7 +168,7 @@ class KeptChannels:
         """Return the kept positions of labels that lie along one dim; `None` if all are."""
         key = id(labels)  # of labels that the graph holds, so that nothing else gets this number
         if key not in self._lines:
-            where = _where(labels)
+            where = where_in_memory(labels)
             if where not in self._lines:
                 alive = self.alive(compact(labels).flatten())
                 kept = alive.nonzero().flatten()

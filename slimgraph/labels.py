@@ -33,6 +33,15 @@ def compact(layer: Tensor) -> Tensor:
     return layer.as_strided(sizes, strides)
 
 
+Where = tuple[int, tuple[tuple[int, int], ...]]
+
+
+def where_in_memory(labels: Tensor) -> Where:
+    """Tell where labels lie in memory: many axes and values of many shapes hold the same ones."""
+    dims = zip(labels.shape, labels.stride(), strict=True)
+    return labels.data_ptr(), tuple([(n, stride) for n, stride in dims if n > 1 and stride])
+
+
 def along(labels: Tensor, dim: int, shape: Shape) -> Tensor:
     """Spread a vector of labels along one dim of a shape, stride 0 elsewhere."""
     view = [1] * len(shape)
