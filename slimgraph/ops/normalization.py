@@ -90,7 +90,11 @@ def group_norm(
         site.bind(weight, 0, labels, "scale")
         site.bind(bias, 0, labels, "shift")
         site.read(input, dim=1)
-    return site.value(*input.layers)
+    own = tuple(layer for layer in input.layers if 1 in varying(layer))
+    others = tuple(layer for layer in input.layers if 1 not in varying(layer))
+    pixels = Value(input.shape, others, node=input.node)
+    left = site.without(pixels, range(2, input.ndim), "is normalised over this dim")
+    return site.value(*own, *left)
 
 
 def layer_norm(

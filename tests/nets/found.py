@@ -165,7 +165,21 @@ class TwoDimsRead(Net):
         return self.head(self.over((self.mix @ F.relu(self.stem(x))).mT).mean(2))
 
 
+class PixelsNormed(Net):
+    """A norm over pixels that are channels, in groups of maps that carry none.
+
+    Seed 3806 of `tools.laws`: the statistics were those of other pixels.
+    """
+
+    def parts(self) -> dict[str, Any]:
+        return {"stem": nn.Linear(5, 16), "norm": nn.GroupNorm(1, 1), "head": nn.Linear(16, 2)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(F.relu(self.stem(x)).view(-1, 1, 4, 4)).flatten(1))
+
+
 EXAMPLES = {
+    "pixels normed": Example(PixelsNormed, {}, rows(5), other=None),
     "two dims read": Example(
         TwoDimsRead,
         {"stem": 6, "mix": 9, "over": 4},
