@@ -293,7 +293,7 @@ def flatten(net: RecipeNet) -> None:
     net.fixed = True
     spellings: tuple[Callable[[Tensor], Tensor], ...] = (
         lambda x: x.flatten(1),
-        lambda x: x.view(x.size(0), -1),
+        lambda x: x.contiguous().view(x.size(0), -1),
         lambda x: x.reshape(-1, total),
         lambda x: x.permute(0, 2, 3, 1).flatten(1),
         lambda x: x.transpose(1, 2).reshape(x.shape[0], -1),
