@@ -43,7 +43,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("dead", "keeping"),
     ("passes", "serialize"),
     ("compress", "loading", "onnx_export"),
-    ("selecting", "slimming", "compensate", "regularize"),
+    ("selecting", "slimming", "trials", "compensate", "regularize"),
     ("export_command",),
     ("cli",),
 )
