@@ -46,6 +46,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("selecting", "slimming", "trials", "compensate", "regularize"),
     ("export_command",),
     ("cli",),
+    ("train",),
 )
 # Upward arrows that are meant, each inside a function, so that nothing is imported in a circle.
 LATE: dict[tuple[str, str], str] = {
