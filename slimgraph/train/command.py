@@ -28,7 +28,7 @@ Examples:
   slimgraph-train model.slim --data fashion-mnist --out run --macs 0.5
   slimgraph-train zoo:vgg --data cifar10 --root data --out run --passes 3 \\
       --strategy percentile --share 0.5 --max-removed 0.5 --criterion bn_scale
-  accelerate launch --num-processes 2 -m slimgraph.train model.slim --out run --macs 0.5
+  accelerate launch -m slimgraph.train model.slim --out run --macs 0.5
 
 MODEL is a file as for `slimgraph-export`, or `package.module:factory` to train from scratch.
 """

@@ -46,7 +46,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     for key, value in alone.model.state_dict().items():
         torch.testing.assert_close(one["plain"][key], value, rtol=1e-5, atol=1e-6)
     for found, wanted in zip(one["rows"], alone.rows, strict=True):
-        assert found == pytest.approx(wanted, rel=1e-5)
+        numbers = {key: value for key, value in wanted.items() if isinstance(value, int | float)}
+        assert {key: found[key] for key in numbers} == pytest.approx(numbers, rel=1e-5)
+        assert all(found[key] == wanted[key] for key in wanted.keys() - numbers.keys())
 
 
 @pytest.mark.slow
