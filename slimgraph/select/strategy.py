@@ -102,7 +102,14 @@ class Strategy(ABC):
                 f"the strategy `{self.name}` tries models out, but nothing measures them",
                 hint="give `measure=slimgraph.Trial(graph, evaluate)`",
             )
-        keep, decisions = self._choose(Candidates(graph, scores, self.limits), measure)
+        candidates = Candidates(graph, scores, self.limits)
+        return self.chosen(candidates, *self._choose(candidates, measure))
+
+    def chosen(
+        self, candidates: Candidates, keep: Tensor, decisions: Sequence[dict[str, Any]]
+    ) -> Choice:
+        """Put a choice and its trace together. `keep` has shape (channels,)."""
+        graph = candidates.graph
         groups = {
             group.name: (int(keep[group.components].sum()), group.size)
             for group in graph.groups

@@ -29,7 +29,7 @@ def compress_stage(run: Run, state: State, stage: Stage) -> dict[str, Any]:
     recipe, dense = run.recipe, state.model.eval()
     if stage.number == 1 and run.first:
         save(dense, run.folder / "dense.slim")
-    graph = analyze(dense)
+    graph = analyze(dense, heads=recipe.heads)
     scores = score(graph, recipe.criterion, normalize=recipe.normalize, seed=recipe.seed)
     trial = Trial(
         graph, lambda small: accuracy_held_out(run, small), lambda *pair: _repair(run, *pair)
@@ -43,7 +43,7 @@ def compress_stage(run: Run, state: State, stage: Stage) -> dict[str, Any]:
 
     strategy = strategy_of(recipe, _budget(run, graph, stage))
     choice = strategy.choose(graph, scores, measure)
-    result = slim(dense, mask=choice, optimizer=state.optimizer)
+    result = slim(dense, mask=choice, optimizer=state.optimizer, heads=recipe.heads)
     _repair(run, dense, result.model)
     state.model = result.model
     broadcast([*state.model.parameters(), *state.model.buffers()])

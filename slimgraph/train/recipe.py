@@ -14,12 +14,14 @@ from slimgraph.errors import BudgetError, SlimgraphError
 from slimgraph.graph import DependencyGraph
 from slimgraph.importance import CRITERIA
 from slimgraph.regularize import Regularizer
-from slimgraph.select import STRATEGIES, Budget, Limits, Strategy
+from slimgraph.select import STRATEGIES, Budget, Learning, Limits, Strategy
 
 Kind = Literal["sparse", "compress", "tune"]
 Schedule = Literal["step", "cosine", "constant"]
 Penalty = Literal["none", "slimming", "oicsr", "lasso", "l1", "pull"]
-StrategyName = Literal["greedy", "percentile", "uniform", "sensitivity", "stepwise", "evolution"]
+StrategyName = Literal[
+    "greedy", "percentile", "uniform", "sensitivity", "stepwise", "evolution", "cacp"
+]
 Repair = Literal["none", "recalibrate", "reconstruct"]
 Unit = Literal["channels", "params", "macs"]
 
@@ -88,10 +90,13 @@ class Recipe:
         "exact"
     )
     drop: Annotated[float, Option(help="stepwise: accuracy each pass may lose.")] = 0.02
-    trials: Annotated[int, Option(help="evolution: models it tries.")] = 60
+    trials: Annotated[int, Option(help="evolution, cacp: models they try.")] = 60
     order: Annotated[Literal["per_cost", "score"], Option(help="greedy: how it ranks.")] = (
         "per_cost"
     )
+    heads: Annotated[
+        Literal["dims", "whole"], Option(help="What leaves of attention: dims, or whole heads.")
+    ] = "dims"
     max_removed: Annotated[float, Option(help="Largest share a group loses per pass.")] = 1.0
     round_to: Annotated[int, Option(help="Keep multiples of this many channels.")] = 1
     keep: Annotated[tuple[str, ...], Option(help="Group or module to keep whole.")] = ()
@@ -194,15 +199,21 @@ def budget_of(recipe: Recipe, number: int, dense: dict[str, int]) -> Budget | No
 
 def strategy_of(recipe: Recipe, budget: Budget | None) -> Strategy:
     """Make the strategy that a recipe names."""
-    limits = Limits(recipe.max_removed, recipe.round_to, recipe.keep)
+    limits = Limits(recipe.max_removed, recipe.round_to, recipe.keep, recipe.heads)
     options: dict[str, dict[str, Any]] = {
         "greedy": {"budget": budget, "order": recipe.order},
         "percentile": {"share": recipe.share, "rule": recipe.rule},
         "stepwise": {"drop": recipe.drop},
         "evolution": {"budget": budget, "trials": recipe.trials, "seed": recipe.seed},
+        "cacp": {"budget": budget, "learning": _learning(recipe)},
     }
     own = options.get(recipe.strategy, {"budget": budget})
     return STRATEGIES[recipe.strategy](limits=limits, **own)
+
+
+def _learning(recipe: Recipe) -> Learning:
+    warm_up = max(recipe.trials // 3, 1)
+    return Learning((), max(recipe.trials, 2), warm_up, seed=recipe.seed)
 
 
 def penalty_of(recipe: Recipe, graph: DependencyGraph, *, first: bool) -> Regularizer | None:

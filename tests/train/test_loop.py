@@ -212,6 +212,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "uniform": {"macs": None, "channels": 0.5},
     "sensitivity": {"macs": None, "params": 0.5},
     "evolution": {"trials": 4, "repair": "none"},
+    "cacp": {"trials": 5},
 }
 
 
