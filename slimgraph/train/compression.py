@@ -12,6 +12,7 @@ from slimgraph.compensate import recalibrate, reconstruct
 from slimgraph.files import write_text
 from slimgraph.graph import DependencyGraph
 from slimgraph.importance import score
+from slimgraph.passes.select_channels import with_selections
 from slimgraph.select import Budget
 from slimgraph.serialize import save
 from slimgraph.slimming import slim
@@ -45,7 +46,8 @@ def compress_stage(run: Run, state: State, stage: Stage) -> dict[str, Any]:
     choice = strategy.choose(graph, scores, measure)
     result = slim(dense, mask=choice, optimizer=state.optimizer, heads=recipe.heads)
     _repair(run, dense, result.model)
-    state.model = result.model
+    more = recipe.selections and stage.number < recipe.passes  # the last ones stay gathers
+    state.model = with_selections(result.model) if more else result.model
     broadcast([*state.model.parameters(), *state.model.buffers()])
     if run.first:
         report = {**result.report, "settings": result.report["settings"] | _settings(run)}

@@ -14,6 +14,7 @@ from torch import fx, nn
 import slimgraph
 from slimgraph.analysis import analyze
 from slimgraph.cost import CostModel
+from slimgraph.passes.select_channels import with_selections
 from slimgraph.serialize import save
 from slimgraph.tracing import trace
 from slimgraph.train.compression import compress_stage
@@ -92,6 +93,7 @@ def _start(run: Run, model: nn.Module) -> State:
     """Go on from the last state, or make the first."""
     device = run.accelerator.device
     traced = trace(model, torch.zeros(1, *run.data.shape)).to(device)
+    traced = with_selections(traced) if run.recipe.selections else traced
     run.folder.mkdir(parents=True, exist_ok=True)
     if run.first:
         check_same_run(run.folder, _facts(run, traced))
@@ -116,13 +118,14 @@ def _facts(run: Run, traced: fx.GraphModule) -> dict[str, Any]:
             "shape": list(data.shape),
         },
         "model": {name: list(p.shape) for name, p in traced.named_parameters()},
-        "costs": _costs(traced),
+        "costs": _costs(run, traced),
         "groups": [group.name for group in graph.groups if group.prunable],
     }
 
 
-def _costs(model: fx.GraphModule) -> dict[str, int]:
-    graph = analyze(model)
+def _costs(run: Run, model: fx.GraphModule) -> dict[str, int]:
+    """Count channels, parameters and MACs; with selections, those of every reader count."""
+    graph = analyze(with_selections(model) if run.recipe.selections else model)
     return CostModel(graph).totals(torch.ones_like(graph.frozen))._asdict()
 
 
@@ -135,7 +138,7 @@ def _stage(run: Run, state: State, stage: Stage) -> dict[str, Any]:
     found = work(run, state, stage)
     state.done += 1
     row = {"stage": state.done, "pass": stage.number, "kind": stage.kind, "epoch": stage.epoch}
-    row |= found | {"accuracy": accuracy(run, state.model)} | _costs(state.model)
+    row |= found | {"accuracy": accuracy(run, state.model)} | _costs(run, state.model)
     run.accelerator.free_memory()
     state.rows.append(row)
     return row

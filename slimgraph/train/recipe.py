@@ -99,6 +99,9 @@ class Recipe:
     ] = "dims"
     max_removed: Annotated[float, Option(help="Largest share a group loses per pass.")] = 1.0
     round_to: Annotated[int, Option(help="Keep multiples of this many channels.")] = 1
+    selections: Annotated[
+        bool, Option("--selections", help="Readers of a value may each lose other channels of it.")
+    ] = False
     keep: Annotated[tuple[str, ...], Option(help="Group or module to keep whole.")] = ()
     repair: Annotated[
         Repair, Option(help="After compression: none, recalibrate norms, reconstruct layers.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
 from slimgraph.errors import FileError, SlimgraphError
@@ -51,7 +51,8 @@ def save_state(folder: Path, state: State) -> None:
         torch.save(named, draft / "optimizer.pt")
     except (OSError, RuntimeError) as error:
         raise FileError(f"`{draft}` cannot be written: {error}", hint="free some space") from error
-    write_text(draft / "progress.json", json.dumps({"done": state.done, "rows": state.rows}))
+    progress = {"done": state.done, "rows": state.rows, "modules": _modules(state.model)}
+    write_text(draft / "progress.json", json.dumps(progress))
     target = folder / _NAME.format(state.done)
     draft.rename(target)
     for other in _states(folder):
@@ -83,7 +84,16 @@ def load_state(folder: Path, recipe: Recipe, device: torch.device) -> State | No
             key: value.to(device) if isinstance(value, Tensor) and value.ndim else value
             for key, value in own.items()
         }
+    for node in model.graph.nodes:
+        if (name := progress["modules"].get(node.name)) is not None:
+            node.meta["nn_module_stack"] = {name: (name, nn.Module)}
     return State(model, optimizer, progress["done"], progress["rows"])
+
+
+def _modules(model: fx.GraphModule) -> dict[str, str]:
+    """Name the module in whose code each node stands: reports say it, model files do not."""
+    stacks = {node.name: node.meta.get("nn_module_stack") for node in model.graph.nodes}
+    return {name: str(next(reversed(stack))) for name, stack in stacks.items() if stack}
 
 
 def _states(folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from slimgraph.train.recipe import Stage
 from slimgraph.train.run import Run
 from slimgraph.train.state import load_state
 from tests.house.tree import ROOT
-from tests.train.tiny import data, network, recipe, run
+from tests.train.tiny import data, network, pre_activation, recipe, run
 
 HARD = {"distill": 0.4, "optimizer": "adamw", "lr": 3e-3, "penalty": "oicsr", "strength": 1e-3}
 
@@ -298,6 +298,37 @@ def test_damaged_states_say_so(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(SlimgraphError) as caught:
         run(folder, recipe(**HARD))
     assert "is damaged" in str(caught.value)
+
+
+SLIMMING: dict[str, Any] = {
+    "macs": None, "strategy": "percentile", "share": 0.3, "rule": "slimming", "max_removed": 0.5,
+    "criterion": "bn_scale", "normalize": "none", "selections": True, "scale_init": 0.5,
+}  # fmt: skip
+
+
+def test_network_slimming_of_a_pre_activation_net_in_passes(tmp_path: Path) -> None:
+    """Each norm loses channels of its own, in the second pass some of those that are left."""
+    result = run(tmp_path / "one", recipe(**SLIMMING), pre_activation())
+    names = ("1.norm", "2.norm", "3")
+    widths = []
+    for number in (1, 2):
+        small = sg.load(tmp_path / "one" / f"pass-{number}.slim")
+        widths.append([small.get_submodule(name).num_features for name in names])
+        assert small.get_submodule("0").out_channels == 12  # the sum keeps them all
+    assert all(6 <= first <= 12 for first in widths[0])
+    assert sum(widths[1]) < sum(widths[0]) < 36
+    channels = [row["channels"] for row in result.rows]
+    assert channels[0] == 12 + 3 * 12 + 2 * 8
+    assert channels[-1] < channels[2] < channels[0]
+
+    def kill(text: str) -> None:
+        if text.startswith("pass 2, sparse"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "two", recipe(**SLIMMING), pre_activation(), say=kill)
+    run(tmp_path / "two", recipe(**SLIMMING), pre_activation())
+    assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
 def test_distillation_follows_the_dense_model(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from slimgraph.train import Data, Recipe, Result, load_data, train
@@ -16,6 +16,28 @@ def network() -> nn.Module:
         nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
         nn.Conv2d(8, 12, 3, stride=2), nn.ReLU(),
         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.2), nn.Linear(48, 10),
+    )  # fmt: skip
+
+
+class Block(nn.Module):
+    """A pre-activation block: its norm reads what the sum goes on with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.inner = nn.BatchNorm2d(12), nn.BatchNorm2d(8)
+        self.one = nn.Conv2d(12, 8, 1, bias=False)
+        self.two = nn.Conv2d(8, 12, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.two(self.inner(self.one(self.norm(x).relu())).relu())
+        return x + made
+
+
+def pre_activation() -> nn.Module:
+    torch.manual_seed(7)
+    return nn.Sequential(
+        nn.Conv2d(1, 12, 3, padding=1), Block(), Block(), nn.BatchNorm2d(12), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10),
     )  # fmt: skip
 
 
