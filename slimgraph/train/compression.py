@@ -82,5 +82,9 @@ def _repair(run: Run, dense: fx.GraphModule, small: fx.GraphModule) -> None:
     few = Subset(images, range(count))
     batches = list(DataLoader(few, min(_BATCH, count), drop_last=True))
     if run.recipe.repair == "reconstruct":
-        reconstruct(dense, small, batches)
-    recalibrate(small, batches)
+        reconstruct(dense, small, batches, progress=_silent)
+    recalibrate(small, batches, progress=_silent)
+
+
+def _silent(_: str) -> None:
+    """Say nothing: strategies repair dozens of models, and every process does."""
