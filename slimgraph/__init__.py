@@ -18,6 +18,7 @@ from slimgraph.select import Budget, select
 from slimgraph.serialize import load, save
 from slimgraph.slimming import SlimResult, slim
 from slimgraph.tracing import trace
+from slimgraph.trials import Trial
 
 __all__ = [
     "Budget",
@@ -31,6 +32,7 @@ __all__ = [
     "RuleTable",
     "SlimResult",
     "SlimgraphError",
+    "Trial",
     "UnknownOpWarning",
     "analyze",
     "compensate",

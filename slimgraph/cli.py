@@ -101,7 +101,7 @@ def export(
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
-    debug: Debug = False,  # noqa: ARG001 - read before parsing, see _main
+    debug: Debug = False,  # noqa: ARG001 - read before parsing, see run_command
 ) -> None:
     """Make a model smaller and write it as ONNX."""
     from slimgraph import export_command
@@ -113,7 +113,7 @@ def export(
         mask=mask,
         selections=selections,
         constants=constants,
-        budget={unit: _amount(unit, text) for unit, text in budgets.items() if text is not None},
+        budget={unit: amount(unit, text) for unit, text in budgets.items() if text is not None},
         choice={
             "criterion": criterion,
             "order": order,
@@ -134,7 +134,7 @@ def export(
         latency=latency,
         dump_passes=dump_passes,
     )
-    with _progress(quiet=quiet) as say:
+    with progress(quiet=quiet) as say:
         done = export_command.run(request, say)
     if not quiet:
         export_command.show(done, Console(stderr=True, highlight=False))
@@ -160,7 +160,7 @@ def inspect(
     trust_pickle: TrustPickle = False,
     as_json: Json = False,
     quiet: Quiet = False,
-    debug: Debug = False,  # noqa: ARG001 - read before parsing, see _main
+    debug: Debug = False,  # noqa: ARG001 - read before parsing, see run_command
 ) -> None:
     """Show the groups of a model."""
     from slimgraph import export_command, report
@@ -170,7 +170,7 @@ def inspect(
         if output.resolve() == model.resolve():
             raise typer.BadParameter("it is MODEL itself", param_hint="--report")
         export_command.check_report(output)
-    with _progress(quiet=quiet) as say:
+    with progress(quiet=quiet) as say:
         shapes = _inputs(input_shape)
         graph = export_command.analyzed(model, shapes, say, arch=arch, trust_pickle=trust_pickle)
     if names:
@@ -194,8 +194,12 @@ def _names(explain: list[str], channel: int | None) -> list[str]:
     return explain
 
 
-def _amount(unit: str, text: str) -> float:
-    """Read a budget: digits alone are a count, anything else a share."""
+def amount(unit: str, text: str) -> float:
+    """Read a budget: digits alone are a count, anything else a share.
+
+    Raises:
+        typer.BadParameter: It is neither.
+    """
     try:
         return int(text) if text.strip().isdigit() else float(text)
     except ValueError:
@@ -218,7 +222,7 @@ def _print(text: str) -> None:
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+def progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
     """Show the current step on stderr; on a terminal it moves, elsewhere it stays silent."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -228,7 +232,8 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda step: bar.update(task, description=step)
 
 
-def _main(function: Callable[..., Any], help_text: str) -> None:
+def run_command(function: Callable[..., Any], help_text: str) -> None:
+    """Run a function as a command; errors become one sentence and exit code 1."""
     app = typer.Typer(
         add_completion=True, pretty_exceptions_enable=False, context_settings=_CONTEXT
     )
@@ -263,9 +268,9 @@ def _fail(message: str) -> None:
 
 def export_main() -> None:
     """Run `slimgraph-export`."""
-    _main(export, _EXPORT_HELP)
+    run_command(export, _EXPORT_HELP)
 
 
 def report_main() -> None:
     """Run `slimgraph-report`."""
-    _main(inspect, _REPORT_HELP)
+    run_command(inspect, _REPORT_HELP)

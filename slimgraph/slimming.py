@@ -29,7 +29,7 @@ from slimgraph.passes.reorder_channels import ReorderChannels
 from slimgraph.passes.select_channels import SelectChannels
 from slimgraph.plan import Plan
 from slimgraph.rules import Rule, RuleTable
-from slimgraph.select import Budget, select
+from slimgraph.select import Budget, Choice, select
 from slimgraph.select.budget import Order, check_order
 from slimgraph.selecting import with_paying_selections
 from slimgraph.shapes import stored_tensors
@@ -88,7 +88,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     max_removed: float = 1.0,
     keep: Sequence[str] = (),
     seed: int = 0,
-    mask: Mapping[str, Any] | None = None,
+    mask: Mapping[str, Any] | Choice | None = None,
     selections: bool = False,
     constants: Semantics | None = None,
     observer: Observer | None = None,
@@ -113,7 +113,8 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         max_removed: At most this share of a group's channels leaves.
         keep: What stays whole, by name; as `freeze` of `analyze`.
         seed: For `random`.
-        mask: A decision already made, instead of a budget; see `slimgraph.Mask`.
+        mask: A decision already made, instead of a budget: a `slimgraph.Mask`, or what a strategy
+            of `slimgraph.select` returns, whose trace then stands in the report.
         selections: Whether consumers of a value that many read may each lose other channels of
             it; see `slimgraph.with_selections`. With a budget, only selections are made that save
             more multiply-accumulates than their copies cost. Channels get a new order for them.
@@ -247,12 +248,15 @@ def _decided(
 
 def _choose(
     graph: DependencyGraph,
-    mask: Mapping[str, Any] | None,
+    mask: Mapping[str, Any] | Choice | None,
     budget: dict[str, float],
     choice: dict[str, Any],
 ) -> tuple[Tensor | None, Tensor | None, dict[str, Any]]:
     """Return which channels stay, their scores if there are any, and how they were chosen."""
     settings: dict[str, Any] = {"budget": budget, "keep": list(choice["keep"])}
+    if isinstance(mask, Choice):
+        found = settings | {"criterion": "the given choice", "trace": mask.trace.to_dict()}
+        return keep_channels(graph, mask.mask), None, found
     if mask is not None:
         return keep_channels(graph, mask), None, settings | {"criterion": "the given mask"}
     if not budget:

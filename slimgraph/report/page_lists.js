@@ -28,9 +28,11 @@ function drawHeader({ model, totals, groups, settings, export: file, slimgraph, 
 function drawFacts(model, settings, file) {
   const plain = value => (value !== null && typeof value === "object"
     ? Object.entries(value).map(([key, item]) => (Array.isArray(value) ? plain(item)
-      : `${key} ${plain(item)}`)).join(", ") || "none" : String(value));
+      : `${key} ${plain(item)}`)).join(", ") || "none"
+    : typeof value === "number" ? String(+value.toPrecision(6)) : String(value));
   const said = ([, value]) => value !== null && !(Array.isArray(value) && !value.length);
-  const chips = Object.entries(settings).filter(said).map(([key, value]) =>
+  const { trace, recipe, ...told } = settings;
+  const chips = Object.entries(told).filter(said).map(([key, value]) =>
     el("span", { class: "chip" }, `${key.replaceAll("_", " ")} `, el("b", {}, plain(value))));
   const parity = (file?.parity ?? []).map(check =>
     el("span", { class: `chip ${check.ok ? "good" : "bad"}`,
@@ -43,6 +45,14 @@ function drawFacts(model, settings, file) {
   const traced = model.rung === 3 ? [el("span", { class: "chip" }, "traced by ",
     el("b", {}, "torch.export"))] : [];
   byId("facts").replaceChildren(...parity, ...traced, ...opaque, ...chips);
+  byId("choice").hidden = !trace;
+  if (!trace) return;
+  byId("choice").replaceChildren(
+    el("summary", {}, "chosen by ", el("b", {}, trace.strategy), ": ",
+      plural(trace.decisions.length, "decision")),
+    el("p", { class: "quiet" }, plain(trace.options)),
+    recipe ? el("p", { class: "quiet" }, "recipe: ", plain(recipe)) : null,
+    el("ol", {}, trace.decisions.map(decision => el("li", {}, plain(decision)))));
 }
 
 const COLUMNS = [

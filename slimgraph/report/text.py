@@ -105,9 +105,16 @@ class Totals:
             yield f"opaque: {wording.leaf(leaf)}"
 
     def _settings(self) -> Iterator[str]:
-        if self.report["settings"]:
-            pairs = self.report["settings"].items()
-            yield "settings: " + ", ".join(f"{key} {_plain(value)}" for key, value in pairs)
+        told = dict(self.report["settings"])
+        trace, recipe = told.pop("trace", None), told.pop("recipe", None)
+        lines = {"settings": told, "recipe": recipe}
+        for name, pairs in lines.items():
+            if pairs:
+                facts = ", ".join(f"{key} {_plain(value)}" for key, value in pairs.items())
+                yield f"{name}: {facts}"
+        if trace:
+            options = ", ".join(f"{key} {_plain(value)}" for key, value in trace["options"].items())
+            yield f"choice: {trace['strategy']} ({options}), decisions: {len(trace['decisions'])}"
 
     def _export(self) -> Iterator[str]:
         export = self.report["export"]

@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from slimgraph.cost import CostModel, Unit
+from slimgraph.cost import Unit
 from slimgraph.errors import BudgetError
 from slimgraph.graph import DependencyGraph
 from slimgraph.labels import Heads, compact
-from slimgraph.naming import named_channels
-from slimgraph.select.blocks import Legality
+from slimgraph.select.candidates import Candidates, Limits, cannot_meet, check_known
 
 Order = Literal["per_cost", "score"]
 
@@ -106,23 +105,39 @@ def select(  # noqa: PLR0913 - each option is one keyword of the command line
         BudgetError: The budget cannot be met (says what can), or an option is out of range.
         UnknownGroupError: `keep` names nothing.
     """
-    check_order(order, heads)
-    if round_to < 1 or not 0 <= max_removed <= 1:
-        raise BudgetError("`round_to` must be at least 1 and `max_removed` lie in [0, 1]")
-    if not any(group.prunable for group in graph.groups):
-        raise BudgetError(
-            "no channel of this model can leave", hint="`graph.explain(name)` says why"
-        )
-    greedy = _Greedy(
-        graph, scores, budget.unit, Legality(graph, scores, round_to, heads == "whole")
-    )
-    greedy.protect(max_removed, keep)
-    start = greedy.cost(torch.ones(len(scores), dtype=torch.bool))
+    check_known("order", order, Order)
+    limits = Limits(max_removed, round_to, tuple([keep] if isinstance(keep, str) else keep), heads)
+    return shrink(Candidates(graph, scores, limits), budget, order, rounds)[0]
+
+
+def shrink(
+    candidates: Candidates, budget: Budget, order: Order = "per_cost", rounds: int = 24
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Remove the lowest-ranked sets until a budget is met.
+
+    Args:
+        candidates: What may leave.
+        budget: What may remain.
+        order: As for `select`.
+        rounds: As for `select`.
+
+    Returns:
+        The choice, shape (channels,), and per round what it aimed at and what was left.
+
+    Raises:
+        BudgetError: The budget cannot be met.
+    """
+    check_known("order", order, Order)
+    greedy = _Greedy(candidates, budget.unit)
+    start = candidates.cost(candidates.everything, budget.unit)
     limit = budget.limit(start)
     steps = rounds if order == "per_cost" else 1
+    found: list[dict[str, Any]] = []
     for step in range(1, steps + 1):
-        greedy.shrink_to(max(limit, start - (start - limit) * step // steps), order, limit)
-    return greedy.keep
+        aim = max(limit, start - (start - limit) * step // steps)
+        greedy.shrink_to(aim, order, limit)
+        found.append({"round": step, "aim": aim, "left": greedy.cost(greedy.keep)})
+    return greedy.keep, found
 
 
 def check_order(order: str, heads: str = "dims") -> None:
@@ -131,63 +146,25 @@ def check_order(order: str, heads: str = "dims") -> None:
     Raises:
         BudgetError: It is none of `Order`, or `heads` none of `Heads`.
     """
-    for name, given, known in (("order", order, Order), ("heads", heads, Heads)):
-        if given not in get_args(known):
-            hint = f"use {' or '.join(get_args(known))}"
-            raise BudgetError(f"unknown {name} `{given}`", hint=hint)
+    check_known("order", order, Order)
+    check_known("heads", heads, Heads)
 
 
 class _Greedy:
     """The state of one greedy choice."""
 
-    def __init__(
-        self, graph: DependencyGraph, scores: Tensor, unit: Unit, legality: Legality
-    ) -> None:
-        self.graph = graph
-        self.model = CostModel(graph)
+    def __init__(self, candidates: Candidates, unit: Unit) -> None:
+        self.candidates = candidates
+        self.graph, self.scores = candidates.graph, candidates.scores
         self.unit = unit
-        self.legality = legality
-        self.atoms = legality.atoms
-        self.scores = scores
-        self.removed = torch.zeros(len(scores), dtype=torch.bool)
-        self.locked = ~self.model.prunable | scores.isinf()  # heads too
-        if legality.whole_heads:
-            self.locked &= ~graph.is_head
-        self.locked |= graph.frozen
-        self.readers = _readers(graph)
-        self.keep = self.legality.repair(~self.removed)
+        self.atoms = candidates.atoms
+        self.removed = torch.zeros(len(self.scores), dtype=torch.bool)
+        self.readers = _readers(self.graph)
+        self.keep = candidates.legality.repair(~self.removed)
 
     def cost(self, keep: Tensor) -> int:
         """Return the cost of what is left, in the budget's unit."""
-        found: int = getattr(self.model.totals(keep), self.unit)
-        return found
-
-    def protect(self, max_removed: float, keep: Sequence[str]) -> None:
-        """Lock what must stay: named groups, and the best channels of every group."""
-        for channels, _ in named_channels(self.graph, keep, "keep"):
-            self.locked[channels] = True
-        for group in self.graph.groups:
-            allowed = min(int(group.size * max_removed), group.size - 1)
-            self.locked[group.components[self._beyond(group.components, allowed)]] = True
-        self.locked = self.graph.selected.with_sources(self.locked)
-        spread = torch.zeros_like(self.locked)
-        spread[self.atoms[self.locked]] = True
-        self.locked = spread[self.atoms]  # a set with one locked channel is locked
-
-    def _beyond(self, channels: Tensor, allowed: int) -> Tensor:
-        """Mark all but the lowest-scored sets that hold no more channels than are allowed."""
-        sets, place, sizes = self.atoms[channels].unique(return_inverse=True, return_counts=True)
-        order = self._mean_scores()[sets].argsort(dim=0, stable=True)
-        fits = torch.zeros(len(sets), dtype=torch.bool)
-        fits[order] = sizes[order].cumsum(0) <= allowed
-        return ~fits[place]
-
-    def _mean_scores(self) -> Tensor:
-        """Return the mean score of each set of channels, of which heads have none."""
-        counted = (~self.graph.is_head).double()
-        scores = torch.where(self.graph.is_head, 0.0, self.scores)
-        size = torch.bincount(self.atoms, counted, minlength=len(scores))
-        return torch.bincount(self.atoms, scores, minlength=len(scores)) / size.clamp(min=1)
+        return self.candidates.cost(keep, self.unit)
 
     def shrink_to(self, limit: int, order: Order, asked: int) -> None:
         """Remove the fewest further sets, in rank order, that meet a limit on the way."""
@@ -197,10 +174,7 @@ class _Greedy:
             return
         if self.cost(self._without(ranked, high)) > limit:
             least = self.cost(self._without(ranked, high))
-            raise BudgetError(
-                f"at most {asked} {self.unit} may remain, but {least} have to",
-                hint="allow more, or relax `keep`, `max_removed` or `round_to`",
-            )
+            raise cannot_meet(self.unit, asked, least)
         while high - low > 1:
             middle = (low + high) // 2
             if self.cost(self._without(ranked, middle)) <= limit:
@@ -214,14 +188,15 @@ class _Greedy:
 
     def _ranking(self, order: Order) -> Tensor:
         """Rank the sets that may still leave, by their lowest worth first."""
-        free = ~self.locked & ~self.removed
+        free = ~self.candidates.locked & ~self.removed
         count = len(self.scores)
         selected = self.graph.selected
-        worth = self._mean_scores()
+        worth = self.candidates.worth
         if order == "per_cost":
             scores = selected.summed(self._shares(), self.keep)
             known = torch.where(free & ~self.graph.is_head, scores, torch.zeros_like(scores))
-            savings = selected.summed(self.model.savings(self.keep, self.unit), self.keep)
+            costs = self.candidates.model.savings(self.keep, self.unit)
+            savings = selected.summed(costs, self.keep)
             saved = torch.bincount(self.atoms, savings, minlength=count)
             worth = torch.bincount(self.atoms, known, minlength=count) / saved.clamp(min=1e-12)
         candidates: Tensor = self.atoms[free].unique()
@@ -241,7 +216,7 @@ class _Greedy:
     def _without(self, ranked: Tensor, count: int) -> Tensor:
         gone = torch.zeros_like(self.removed)
         gone[ranked[:count]] = True
-        return self.legality.repair(~(self.removed | gone[self.atoms]))
+        return self.candidates.legality.repair(~(self.removed | gone[self.atoms]))
 
 
 def _readers(graph: DependencyGraph) -> Tensor:

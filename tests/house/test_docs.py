@@ -12,13 +12,18 @@ from pathlib import Path
 import pytest
 
 from slimgraph import cli
+from slimgraph.train import command
 from tests.house.pages import MESSAGES, PAGES, README, Block, blocks, commands
 from tests.house.tree import ROOT, relative
 
 # Blocks that are looked at; `text` behind `python` is what that code prints.
 SHOWN = {"text", "json", "toml", "makefile"}
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-COMMANDS = {"slimgraph-export": cli.export_main, "slimgraph-report": cli.report_main}
+COMMANDS = {
+    "slimgraph-export": cli.export_main,
+    "slimgraph-report": cli.report_main,
+    "slimgraph-train": command.main,
+}
 
 
 def run_command(words: list[str], cwd: Path = ROOT) -> tuple[int, str]:
@@ -71,7 +76,11 @@ def complaint(words: list[str]) -> str | None:
         return f"no such target {absent}" if absent else None
     if program == "python" and arguments[:1] == ["-m"]:
         return None if find_spec(arguments[1]) else f"no module {arguments[1]}"
-    return None if program in {"pip", "git", "cd"} else f"who knows `{program}`?"
+    return (
+        None
+        if program in {"pip", "git", "cd", "accelerate", "torchrun"}
+        else f"who knows `{program}`?"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)

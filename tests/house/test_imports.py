@@ -43,9 +43,10 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("dead", "keeping"),
     ("passes", "serialize"),
     ("compress", "loading", "onnx_export"),
-    ("selecting", "slimming", "compensate", "regularize"),
+    ("selecting", "slimming", "trials", "compensate", "regularize"),
     ("export_command",),
     ("cli",),
+    ("train",),
 )
 # Upward arrows that are meant, each inside a function, so that nothing is imported in a circle.
 LATE: dict[tuple[str, str], str] = {

@@ -49,6 +49,23 @@ def test_opaque_parts_are_told(open_page: Open) -> None:
     assert chip.get_attribute("title") == "neck resists"
 
 
+def test_the_decisions_of_a_choice_unfold(open_page: Open, compressed: dict[str, Any]) -> None:
+    decisions = [{"group": "stem", "rate": 0.5, "accepted": True}, {"group": "<b>", "rate": 0.25}]
+    trace = {"strategy": "stepwise", "options": {"drop": 0.02}, "decisions": decisions}
+    settings = {**compressed["settings"], "trace": trace}
+    page = open_page({**compressed, "settings": settings})
+    assert page.locator("#facts .chip", has_text="trace").count() == 0
+    assert page.locator("#choice summary").text_content() == "chosen by stepwise: 2 decisions"
+    assert not page.locator("#choice li").first.is_visible()
+    page.locator("#choice summary").click()
+    assert page.locator("#choice li").all_text_contents() == [
+        "group stem, accepted true, rate 0.5",
+        "group <b>, rate 0.25",
+    ]
+    assert page.locator("#choice li").first.is_visible()
+    assert not open_page(compressed).locator("#choice").is_visible()
+
+
 def test_a_click_in_the_graph_opens_the_group(open_page: Open, compressed: dict[str, Any]) -> None:
     page = open_page(compressed)
     assert page.locator("#panel").is_hidden()

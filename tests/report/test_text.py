@@ -53,6 +53,18 @@ def test_a_wide_terminal_writes_numbers_with_spaces() -> None:
     assert "6/16" in render_text(sample.network().report(), 99)
 
 
+def test_a_choice_is_told_in_a_line(compressed: dict[str, Any]) -> None:
+    trace = {"strategy": "stepwise", "options": {"drop": 0.02}, "decisions": [{}, {}]}
+    settings = {"constants": "zero", "trace": trace, "recipe": {"passes": 2, "lr": 0.1}}
+    text = render_text({**compressed, "settings": settings}, 100)
+    for line in (
+        "  settings: constants zero\n",
+        "  recipe: passes 2, lr 0.1\n",
+        "  choice: stepwise (drop 0.02), decisions: 2\n",
+    ):
+        assert line in text
+
+
 def test_settings_file_and_parity_are_told(compressed: dict[str, Any]) -> None:
     text = render_text(compressed, 100)
     for line in (

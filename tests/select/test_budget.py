@@ -233,7 +233,6 @@ def test_an_unknown_order_is_refused() -> None:
     "options",
     [
         {"criterion": "l1"},
-        {"heads": "whole"},
         {"keep": ["stem"]},
         {"round_to": 8},
         {"seed": 1},

@@ -1,0 +1,90 @@
+"""The stage between training and fine-tuning: score, choose, compress, repair."""
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils.data import DataLoader, Subset
+
+from slimgraph.analysis import analyze
+from slimgraph.compensate import recalibrate, reconstruct
+from slimgraph.files import write_text
+from slimgraph.graph import DependencyGraph
+from slimgraph.importance import score
+from slimgraph.passes.select_channels import with_selections
+from slimgraph.select import Budget
+from slimgraph.serialize import save
+from slimgraph.slimming import slim
+from slimgraph.train.epochs import accuracy_held_out
+from slimgraph.train.recipe import Stage, budget_of, strategy_of
+from slimgraph.train.run import Run, broadcast
+from slimgraph.train.state import State
+from slimgraph.trials import Trial
+
+_BATCH = 64
+
+
+def compress_stage(run: Run, state: State, stage: Stage) -> dict[str, Any]:
+    """Make the model smaller; its optimizer follows."""
+    recipe, dense = run.recipe, state.model.eval()
+    if stage.number == 1 and run.first:
+        save(dense, run.folder / "dense.slim")
+    graph = analyze(dense, heads=recipe.heads)
+    scores = score(graph, recipe.criterion, normalize=recipe.normalize, seed=recipe.seed)
+    trial = Trial(
+        graph, lambda small: accuracy_held_out(run, small), lambda *pair: _repair(run, *pair)
+    )
+
+    def measure(keep: Tensor) -> float:
+        """Measure; all processes go by what the first one finds."""
+        found = torch.tensor([trial(keep)], dtype=torch.float64, device=run.accelerator.device)
+        broadcast([found])
+        return float(found)
+
+    strategy = strategy_of(recipe, _budget(run, graph, stage))
+    choice = strategy.choose(graph, scores, measure)
+    result = slim(dense, mask=choice, optimizer=state.optimizer, heads=recipe.heads)
+    _repair(run, dense, result.model)
+    more = recipe.selections and stage.number < recipe.passes  # the last ones stay gathers
+    state.model = with_selections(result.model) if more else result.model
+    broadcast([*state.model.parameters(), *state.model.buffers()])
+    if run.first:
+        report = {**result.report, "settings": result.report["settings"] | _settings(run)}
+        write_text(run.folder / f"pass-{stage.number}.json", json.dumps(report) + "\n")
+    return {}
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    return {"recipe": run.recipe.to_dict()}
+
+
+def _budget(run: Run, graph: DependencyGraph, stage: Stage) -> Budget | None:
+    """Return what may remain of the model as it is.
+
+    Groups of the dense model that have shrunk to one channel are not counted any more, so these
+    channels are taken off.
+    """
+    found = budget_of(run.recipe, stage.number, run.facts["costs"])
+    if found is None or found.unit != "channels":
+        return found
+    names = set(run.facts["groups"])
+    alone = sum(g.size for g in graph.groups if g.name in names and not g.prunable)
+    return Budget("channels", max(int(found.amount) - alone, 1))
+
+
+def _repair(run: Run, dense: fx.GraphModule, small: fx.GraphModule) -> None:
+    """Repair without labels, on training images as they are."""
+    if run.recipe.repair == "none":
+        return
+    images = run.data.calibration
+    count = min(run.recipe.calibration, len(images))
+    few = Subset(images, range(count))
+    batches = list(DataLoader(few, min(_BATCH, count), drop_last=True))
+    if run.recipe.repair == "reconstruct":
+        reconstruct(dense, small, batches, progress=_silent)
+    recalibrate(small, batches, progress=_silent)
+
+
+def _silent(_: str) -> None:
+    """Say nothing: strategies repair dozens of models, and every process does."""
