@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from slimgraph.compensate.running import batches
+from slimgraph.calibrate.running import batches
 
 
 @torch.no_grad()

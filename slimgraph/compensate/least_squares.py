@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor, fx
 
-from slimgraph.compensate.layers import Layer, layers_of
-from slimgraph.compensate.moments import Moments
-from slimgraph.compensate.running import batches, prefix
-from slimgraph.errors import SlimgraphError
+from slimgraph.calibrate.layers import Layer, layers_of
+from slimgraph.calibrate.moments import Moments
+from slimgraph.calibrate.ranks import all_reduce
+from slimgraph.calibrate.running import batches, check_repeatable, prefix
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,7 @@ def reconstruct(
     Source: He, Zhang, Sun, Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017,
     section 3.2 (asymmetric reconstruction); here as a ridge regression on the change.
     """
-    if iter(data) is data:
-        raise SlimgraphError(
-            "the data is an iterator, which can be gone through only once",
-            hint="give a list of batches, or a `DataLoader`",
-        )
+    check_repeatable(data)
     found = []
     for layer in layers_of(slim):
         if progress is not None:
@@ -107,15 +102,12 @@ def _moments(
         (x, made), (_, target) = small(*inputs), large(*inputs)
         channel = 1 if layer.stride else -1
         target = target if kept is None else target.index_select(channel, kept.to(target.device))
-        count = layer.number_of_places(made)
-        number = points if layer.stride else points * inputs[0].shape[0]
-        places = torch.randperm(count, generator=chance)[:number].to(made.device)
+        places = layer.draw(made, points, inputs[0].shape[0], chance)
         rows, errors = layer.rows(x, target - made, places)
         found.add(rows, errors)
         wanted += layer.rows(x, target, places)[1].double().square().sum()
     found.all_reduce()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(wanted)
+    all_reduce(wanted)
     return found, max(float(wanted), 1e-30)
 
 

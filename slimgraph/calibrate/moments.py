@@ -3,8 +3,9 @@
 from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor
+
+from slimgraph.calibrate.ranks import all_reduce
 
 
 class Moments:
@@ -55,9 +56,16 @@ class Moments:
 
     def all_reduce(self) -> None:
         """Add up over all ranks, if there are several."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for own in self.sums():
-                torch.distributed.all_reduce(own)
+        all_reduce(*self.sums())
+
+    def centered(self, *, intercept: bool = True) -> tuple[Tensor, Tensor]:
+        """Return the means of `x x^T` and `x e^T`, around the means of x and e if asked to."""
+        gram, cross = self.gram / self.rows, self.cross / self.rows
+        if intercept:
+            x, e = self.inputs / self.rows, self.outputs / self.rows
+            gram = gram - x[:, :, None] * x[:, None, :]
+            cross = cross - x[:, :, None] * e[:, None, :]
+        return gram, cross
 
     def solve(self, ridge: float, *, intercept: bool) -> tuple[Tensor, Tensor]:
         """Return the D and d that minimise `sum |e - D x - d|^2 + ridge * scale * |D|^2`.
@@ -73,18 +81,26 @@ class Moments:
 
         Source: the normal equations of ridge regression; Cholesky with jitter.
         """
-        gram, cross = self.gram / self.rows, self.cross / self.rows
+        gram, cross = self.centered(intercept=intercept)
         means = self.inputs / self.rows, self.outputs / self.rows
-        if intercept:
-            gram = gram - means[0][:, :, None] * means[0][:, None, :]
-            cross = cross - means[0][:, :, None] * means[1][:, None, :]
-        scale = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp_min(1e-30)
-        eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-        factor, failed = torch.linalg.cholesky_ex(gram + ridge * scale * eye)
-        jitter = max(ridge, 1e-12)
-        while bool(failed.any()):
-            jitter *= 10
-            factor, failed = torch.linalg.cholesky_ex(gram + jitter * scale * eye)
-        change = torch.cholesky_solve(cross, factor).mT
+        change = torch.cholesky_solve(cross, factor_of(gram, ridge)).mT
         shift = means[1] - (change @ means[0][:, :, None])[:, :, 0]
         return change, shift if intercept else torch.zeros_like(shift)
+
+
+def factor_of(gram: Tensor, ridge: float) -> Tensor:
+    """Return Cholesky factors of Gram matrices, with a ridge on the diagonal.
+
+    Args:
+        gram: Shape: (groups, columns, columns).
+        ridge: Relative to the mean diagonal; grows tenfold while a matrix is singular.
+    """
+    scale = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp_min(1e-30)
+    eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    factor, failed = torch.linalg.cholesky_ex(gram + ridge * scale * eye)
+    jitter = max(ridge, 1e-12)
+    while bool(failed.any()):
+        jitter *= 10
+        factor, failed = torch.linalg.cholesky_ex(gram + jitter * scale * eye)
+    result: Tensor = factor
+    return result

@@ -1,6 +1,6 @@
 """Running models on data: batches of any form, and the values of single nodes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,8 @@ from torch.utils._pytree import tree_map
 from slimgraph.cloning import clone
 from slimgraph.errors import SlimgraphError
 from slimgraph.shapes import device_of, tensors_of
+
+Watch = Callable[[Tensor, Tensor], None]
 
 
 def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
@@ -44,10 +46,66 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
         raise SlimgraphError("the data has no batch", hint="is the loader used up already?")
 
 
+def check_repeatable(data: Iterable[Any]) -> None:
+    """Refuse data that is to be gone through several times, but cannot be.
+
+    Raises:
+        SlimgraphError: It is an iterator.
+    """
+    if iter(data) is data:
+        raise SlimgraphError(
+            "the data is an iterator, which can be gone through only once",
+            hint="give a list of batches, or a `DataLoader`",
+        )
+
+
 def _number_of_inputs(model: nn.Module) -> int:
     if not isinstance(model, fx.GraphModule):
         return 1
     return sum(1 for node in model.graph.nodes if node.op == "placeholder")
+
+
+def watched(model: fx.GraphModule, watch: Mapping[str, Watch]) -> fx.GraphModule:
+    """Make a model of the same weights that shows what some nodes read and make as it runs.
+
+    Args:
+        model: It is not changed.
+        watch: By the name of a node, what is called with its first input and its output.
+
+    Raises:
+        SlimgraphError: There is no such node.
+    """
+    result = clone(model)
+    result.add_submodule("watch", _Watcher(dict(watch)))
+    named = {node.name: node for node in result.graph.nodes}
+    for name in watch:
+        node = _named(named, name)
+        users = tuple(node.users)
+        with result.graph.inserting_after(node):
+            passed = result.graph.call_module("watch", (node.all_input_nodes[0], node, name))
+        passed.meta = dict(node.meta)
+        for user in users:
+            user.replace_input_with(node, passed)
+    result.recompile()
+    return result
+
+
+class _Watcher(nn.Module):
+    """Passes a node's output on and shows it, with the node's first input."""
+
+    def __init__(self, watch: dict[str, Watch]) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def forward(self, x: Tensor, y: Tensor, name: str) -> Tensor:
+        self.watch[name](x, y)
+        return y
+
+
+def _named(nodes: Mapping[str, fx.Node], name: str) -> fx.Node:
+    if name not in nodes:
+        raise SlimgraphError(f"the model has no node `{name}`", hint="are both models of one kind?")
+    return nodes[name]
 
 
 def prefix(model: fx.GraphModule, name: str) -> fx.GraphModule:
@@ -60,13 +118,13 @@ def prefix(model: fx.GraphModule, name: str) -> fx.GraphModule:
         SlimgraphError: There is no such node.
     """
     cut = clone(model)
-    nodes = list(cut.graph.nodes)
-    index = next((i for i, node in enumerate(nodes) if node.name == name), None)
-    if index is None:
-        raise SlimgraphError(f"the model has no node `{name}`", hint="are both models of one kind?")
-    for node in reversed(nodes[index + 1 :]):
+    nodes = {node.name: node for node in cut.graph.nodes}
+    last = _named(nodes, name)
+    for node in reversed(list(nodes.values())):
+        if node is last:
+            break
         if node.op != "placeholder":
             cut.graph.erase_node(node)
-    cut.graph.output((nodes[index].all_input_nodes[0], nodes[index]))
+    cut.graph.output((last.all_input_nodes[0], last))
     cut.recompile()
     return cut

@@ -78,6 +78,18 @@ class Layer:
         """Count the positions among which `rows` may choose."""
         return y[0, 0].numel() if self.stride else y.numel() // y.shape[-1]
 
+    def draw(self, y: Tensor, points: int, images: int, chance: torch.Generator) -> Tensor:
+        """Choose positions for `rows`.
+
+        Args:
+            y: The layer's output.
+            points: How many per image, at most.
+            images: Size of the batch, which the positions of a linear layer run over, too.
+            chance: Draws them.
+        """
+        number = points if self.stride else points * images
+        return torch.randperm(self.number_of_places(y), generator=chance)[:number].to(y.device)
+
     def matrix(self) -> Tensor:
         """Return the weight as it multiplies the rows. Shape: (groups, out / groups, columns)."""
         flat: Tensor = self.weight.detach().flatten(1).unflatten(0, (self.groups, -1))

@@ -1,0 +1,191 @@
+"""Which inputs of a layer can be spared, if the weights of the others make up for them.
+
+For inputs x with Gram matrix H, a layer W and a set S of columns that stay, the best weights are
+`W H[:, S] H[S, S]^-1`, and what they miss is `tr(W V W^T)` with V the Schur complement of S in H.
+Whether columns leave one by one (structured OBS) or come one by one (CaP), it is the same sweep of
+one table, `[H^-1; W]` or `[H; W H]`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from slimgraph.calibrate.moments import Moments, factor_of
+from slimgraph.calibrate.ranks import Progress, tracked
+from slimgraph.calibrate.readers import Reader
+
+
+@dataclass(frozen=True, eq=False)
+class Regression:
+    """One layer, or one group of a grouped one.
+
+    Attributes:
+        gram: Mean of `x x^T`. Shape: (columns, columns).
+        weight: What the layer has. Shape: (outputs, columns).
+        target: What it should have if it could keep all columns; the same shape.
+        channels: The channel that each column reads. Shape: (columns,).
+        energy: Mean square of the whole layer's output, around its mean if the Gram matrix is.
+    """
+
+    gram: Tensor
+    weight: Tensor
+    target: Tensor
+    channels: Tensor
+    energy: float
+
+
+def regressions(
+    reader: Reader, moments: Moments, *, centered: bool, target: Tensor | None = None
+) -> list[Regression]:
+    """Split a layer into its groups; none if it makes nothing but zeros.
+
+    Args:
+        reader: The layer.
+        moments: Of its inputs.
+        centered: Whether a bias, or the norm behind, takes the means.
+        target: Weights that it should have; by default its own. Shape: as `Layer.matrix`.
+    """
+    gram, _ = moments.centered(intercept=centered)
+    weight = reader.layer.matrix().double()
+    wanted = weight if target is None else target
+    energy = float(((wanted @ gram) * wanted).sum())
+    if not energy > 0:
+        return []
+    parts = zip(gram, weight, wanted, reader.channels, strict=True)
+    return [Regression(*part, energy) for part in parts]
+
+
+def best_weights(regression: Regression, kept: Tensor, ridge: float) -> tuple[Tensor, float]:
+    """Return the best weights of the columns that stay, and what they miss.
+
+    Args:
+        regression: The layer.
+        kept: Bool tensor. Shape: (columns,).
+        ridge: See `factor_of`.
+
+    Returns:
+        Weights, (outputs, kept columns), the target's own if all stay; and the mean squared error
+        as a share of the energy.
+
+    Source: CaP, arXiv 2108.13728: `W Sigma_CS Sigma_SS^-1`; written as the update of structured
+    OBS, `W_S + W_R H_RS H_SS^-1` for columns R that leave, so that what loses nothing stays.
+    """
+    target, gram = regression.target, regression.gram
+    lost = target[:, ~kept]
+    if not lost.numel():
+        return target, 0.0
+    cross = gram[kept][:, ~kept] @ lost.mT
+    change = torch.cholesky_solve(cross, factor_of(gram[kept][:, kept][None], ridge)[0]).mT
+    missed = ((lost @ gram[~kept][:, ~kept]) * lost).sum() - 2 * (change * cross.mT).sum()
+    missed += ((change @ gram[kept][:, kept]) * change).sum()
+    return target[:, kept] + change, max(float(missed), 0.0) / regression.energy
+
+
+class _Table:
+    """A matrix to sweep and the rows under it: `[H^-1; W]` or `[H; W H]`."""
+
+    def __init__(self, regression: Regression, ridge: float, *, backward: bool) -> None:
+        gram, target = regression.gram, regression.target
+        ridge = max(ridge, 1e-12)  # inputs that never vary have a row of zeros
+        scale = gram.diagonal().mean()
+        damped = gram + ridge * scale * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        square = torch.cholesky_inverse(factor_of(gram[None], ridge)[0]) if backward else damped
+        self.matrix = torch.cat([square, target if backward else target @ gram])
+        self.channels = regression.channels
+        self.energy = regression.energy
+
+    def gains(self, free: Tensor) -> Tensor:
+        """Return what the layer's error changes by for each channel, zero for others.
+
+        It is `tr(B A^-1 B^T) / energy` for the channel's block A of the matrix and B of the rows.
+
+        Args:
+            free: Bool tensor. Shape: (channels of the model,).
+        """
+        result = torch.zeros(len(free), dtype=self.matrix.dtype)
+        columns = free[self.channels].nonzero().flatten()
+        if not len(columns):
+            return result
+        own, local = self.channels[columns].unique(return_inverse=True)
+        counts = local.bincount()
+        order = local.argsort(stable=True)
+        place = torch.arange(len(order)) - (counts.cumsum(0) - counts)[local[order]]
+        index = torch.zeros(len(own), int(counts.max()), dtype=torch.long)
+        index[local[order], place] = columns[order]
+        there = torch.arange(index.shape[1]) < counts[:, None]
+        index, there = index.to(self.matrix.device), there.to(self.matrix.device)
+        eye = torch.eye(index.shape[1], dtype=self.matrix.dtype, device=index.device)
+        both = there[:, :, None] & there[:, None, :]
+        blocks = torch.where(both, self.matrix[index[:, :, None], index[:, None, :]], eye)
+        rows = self.matrix[len(self.channels) :][:, index].permute(1, 2, 0)
+        rows = torch.where(there[:, :, None], rows, 0.0)
+        factor = factor_of(blocks, 0.0)
+        found = torch.linalg.solve_triangular(factor, rows, upper=False).square().sum((1, 2))
+        result[own] = found.cpu() / self.energy
+        return result
+
+    def take(self, channel: int) -> bool:
+        """Sweep the columns of a channel, and forget them; return whether there are any."""
+        taken = self.channels == channel
+        if not bool(taken.any()):
+            return False
+        rest = (~taken).nonzero().flatten().to(self.matrix.device)
+        gone = taken.nonzero().flatten().to(self.matrix.device)
+        under = torch.arange(len(taken), len(self.matrix), device=rest.device)
+        rows = torch.cat([rest, under])
+        factor = factor_of(self.matrix[gone][:, gone][None], 0.0)[0]
+        right = torch.cholesky_solve(self.matrix[gone][:, rest], factor)
+        self.matrix = self.matrix[rows][:, rest] - self.matrix[rows][:, gone] @ right
+        self.channels = self.channels[~taken]
+        return True
+
+
+def sweep(
+    regressions: Sequence[Regression],
+    free: Tensor,
+    *,
+    ridge: float,
+    backward: bool,
+    least: int = 0,
+    progress: Progress = None,
+) -> tuple[Tensor, Tensor]:
+    """Take channels one by one out of layers, or into them, over all layers that read them.
+
+    Backward, the channel leaves whose loss costs least; forward, the one comes that explains most.
+    The cost adds up over layers, as a share of each one's energy.
+
+    Args:
+        regressions: Layers whose free channels are their own.
+        free: What may be taken. Shape: (channels of the model,).
+        ridge: On the diagonal of each Gram matrix, relative to its mean.
+        backward: Which way.
+        least: How many are left over.
+        progress: See `tracked`.
+
+    Returns:
+        Channels in the order in which they are taken, and the cost or gain of each; the sum is
+        that of taking them together. Shape: (taken,).
+
+    Source: backward, the algebra of Optimal Brain Surgeon for blocks (Hassibi & Stork, NIPS 1992;
+    Frantar & Alistarh, Optimal Brain Compression, NeurIPS 2022, section 4, for groups); forward,
+    the ranking of CaP, arXiv 2108.13728 (restated from its first author's code).
+    """
+    tables = [_Table(each, ridge, backward=backward) for each in regressions]
+    free = free.clone()
+    there = torch.zeros_like(free)
+    for each in regressions:
+        there[each.channels] = True
+    free &= there
+    count = max(int(free.sum()) - least, 0)
+    order, gains = torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.double)
+    own = [table.gains(free) for table in tables]
+    for step in tracked(range(count), "rank channels", progress):
+        total = torch.stack(own).sum(0)
+        ranked = total.masked_fill(~free, torch.inf if backward else -torch.inf)
+        best = int(ranked.argmin() if backward else ranked.argmax())
+        order[step], gains[step] = best, total[best]
+        free[best] = False
+        own = [t.gains(free) if t.take(best) else o for t, o in zip(tables, own, strict=True)]
+    return order, gains
