@@ -45,6 +45,12 @@ class Layer:
         """The kernel's sizes; empty for a linear layer."""
         return tuple(self.weight.shape[2:])
 
+    @property
+    def gram_bytes(self) -> int:
+        """What Gram matrices of its inputs take."""
+        groups, _, columns = self.matrix().shape
+        return 8 * groups * columns**2
+
     def rows(self, x: Tensor, y: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Pair inputs and outputs at some places.
 

@@ -57,30 +57,31 @@ def regressions(
     return [Regression(*part, energy) for part in parts]
 
 
-def best_weights(regression: Regression, kept: Tensor, ridge: float) -> tuple[Tensor, float]:
+def best_weights(gram: Tensor, target: Tensor, kept: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     """Return the best weights of the columns that stay, and what they miss.
 
     Args:
-        regression: The layer.
+        gram: Mean of `x x^T`. Shape: (columns, columns).
+        target: Weights that use all columns. Shape: (outputs, columns).
         kept: Bool tensor. Shape: (columns,).
         ridge: See `factor_of`.
 
     Returns:
         Weights, (outputs, kept columns), the target's own if all stay; and the mean squared error
-        as a share of the energy.
+        of each output, (outputs,).
 
     Source: CaP, arXiv 2108.13728: `W Sigma_CS Sigma_SS^-1`; written as the update of structured
     OBS, `W_S + W_R H_RS H_SS^-1` for columns R that leave, so that what loses nothing stays.
     """
-    target, gram = regression.target, regression.gram
     lost = target[:, ~kept]
     if not lost.numel():
-        return target, 0.0
+        return target, torch.zeros_like(target[:, 0])
+    inner = gram[kept][:, kept]
     cross = gram[kept][:, ~kept] @ lost.mT
-    change = torch.cholesky_solve(cross, factor_of(gram[kept][:, kept][None], ridge)[0]).mT
-    missed = ((lost @ gram[~kept][:, ~kept]) * lost).sum() - 2 * (change * cross.mT).sum()
-    missed += ((change @ gram[kept][:, kept]) * change).sum()
-    return target[:, kept] + change, max(float(missed), 0.0) / regression.energy
+    change = torch.cholesky_solve(cross, factor_of(inner[None], ridge)[0]).mT
+    missed = ((lost @ gram[~kept][:, ~kept]) * lost).sum(1) - 2 * (change * cross.mT).sum(1)
+    missed += ((change @ inner) * change).sum(1)
+    return target[:, kept] + change, missed.clamp_min(0)
 
 
 class _Table:

@@ -2,5 +2,6 @@
 
 from slimgraph.compensate.batch_norm import recalibrate
 from slimgraph.compensate.least_squares import Repaired, reconstruct
+from slimgraph.compensate.projection import project
 
-__all__ = ["Repaired", "recalibrate", "reconstruct"]
+__all__ = ["Repaired", "project", "recalibrate", "reconstruct"]

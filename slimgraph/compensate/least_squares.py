@@ -11,6 +11,7 @@ from slimgraph.calibrate.layers import Layer, layers_of
 from slimgraph.calibrate.moments import Moments
 from slimgraph.calibrate.ranks import all_reduce
 from slimgraph.calibrate.running import batches, check_repeatable, prefix
+from slimgraph.compensate.pairs import add_shift, takes_shift
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def reconstruct(
     Layer by layer in the order of the graph: the inputs come from the compressed model as it is
     by then, the wanted outputs from the dense one, so that errors do not add up. What changes is
     as little as the errors ask for: a layer without any keeps its weights bit by bit. A layer
-    without a bias gets none; recalibrate the norm behind it, or train.
+    without a bias gets none; the mean of a batch norm behind it changes instead.
 
     Args:
         dense: The traced model before; nothing in it changes.
@@ -74,10 +75,11 @@ def reconstruct(
         if float(moments[0].energy.sum()) == 0:
             continue
         errors, wanted = moments
-        change, shift = errors.solve(ridge, intercept=layer.bias is not None)
+        intercept = takes_shift(slim, layer, new=False)
+        change, shift = errors.solve(ridge, intercept=intercept)
         layer.weight.add_(change.reshape(layer.weight.shape).to(layer.weight))
-        if layer.bias is not None:
-            layer.bias.add_(shift.flatten().to(layer.bias))
+        if intercept:
+            add_shift(slim, layer, shift.flatten())
         left = _left(errors, change, shift) / wanted
         found.append(Repaired(layer.key, float(errors.energy.sum()) / wanted, left))
     return found

@@ -1,6 +1,6 @@
 """Importance: one score per channel, over all that is tied to it; higher = keep."""
 
-from slimgraph.calibrate.readers import Sampling
+from slimgraph.calibrate.sampling import Sampling
 from slimgraph.importance.feature_maps import chip, hrank
 from slimgraph.importance.gradients import taylor
 from slimgraph.importance.magnitude import check_finite

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from slimgraph.calibrate.lasso import entries, factor_moments
 from slimgraph.calibrate.ranks import Progress
-from slimgraph.calibrate.readers import Sampling, moments_of
+from slimgraph.calibrate.readers import bundles, readers_of
+from slimgraph.calibrate.sampling import Sampling, moments_of
 from slimgraph.calibrate.subsets import Regression, regressions, sweep
 from slimgraph.graph import DependencyGraph
 
@@ -63,8 +64,13 @@ def subset_scores(
     rank = _by_lasso if method == "lasso" else swept
     free = ~graph.frozen
     result = torch.full((len(free),), torch.inf, dtype=torch.float64)
-    for bundle in moments_of(graph, data, sampling or Sampling(), progress):
-        layers = [r for pair in bundle for r in regressions(*pair, centered=centered)]
+    sampling = sampling or Sampling()
+    sets = bundles(graph, readers_of(graph, sampling.widest))
+    layers_of_sets = [[reader.layer for reader in each] for each in sets]
+    taken = moments_of(graph.traced, layers_of_sets, data, sampling, progress)
+    for readers, moments in zip(sets, taken, strict=True):
+        pairs = zip(readers, moments, strict=True)
+        layers = [r for pair in pairs for r in regressions(*pair, centered=centered)]
         if layers:
             order, costs = rank(layers, free)
             result[order] = _rising(costs)
