@@ -2,6 +2,7 @@
 
 from slimgraph.compensate.batch_norm import recalibrate
 from slimgraph.compensate.least_squares import Repaired, reconstruct
+from slimgraph.compensate.means import shift_means
 from slimgraph.compensate.projection import project
 
-__all__ = ["Repaired", "project", "recalibrate", "reconstruct"]
+__all__ = ["Repaired", "project", "recalibrate", "reconstruct", "shift_means"]
