@@ -108,11 +108,17 @@ def _named(nodes: Mapping[str, fx.Node], name: str) -> fx.Node:
     return nodes[name]
 
 
-def prefix(model: fx.GraphModule, name: str) -> fx.GraphModule:
+def prefix(model: fx.GraphModule, name: str, other: str | None = None) -> fx.GraphModule:
     """Cut a model off behind a node.
 
+    Args:
+        model: It is not changed.
+        name: Of the node.
+        other: Name of a node before it whose value is wanted, too.
+
     Returns:
-        A model that shares all weights and returns the node's first input and its output.
+        A model that shares all weights and returns the node's first input and its output, and the
+        other node's value.
 
     Raises:
         SlimgraphError: There is no such node.
@@ -120,11 +126,12 @@ def prefix(model: fx.GraphModule, name: str) -> fx.GraphModule:
     cut = clone(model)
     nodes = {node.name: node for node in cut.graph.nodes}
     last = _named(nodes, name)
+    more = () if other is None else (_named(nodes, other),)
     for node in reversed(list(nodes.values())):
         if node is last:
             break
         if node.op != "placeholder":
             cut.graph.erase_node(node)
-    cut.graph.output((last.all_input_nodes[0], last))
+    cut.graph.output((last.all_input_nodes[0], last, *more))
     cut.recompile()
     return cut
