@@ -37,3 +37,7 @@ def tracked(items: Iterable[Item], what: str, progress: Progress) -> Iterator[It
     for index, item in enumerate(items):
         progress(f"{what}, {index + 1}")
         yield item
+
+
+def silent(_: str) -> None:
+    """Say nothing: a `progress` for what is one step of something that has its own."""

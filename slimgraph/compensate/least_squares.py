@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
-from slimgraph.calibrate.layers import layers_of
+from slimgraph.calibrate.layers import Layer, layers_of
 from slimgraph.calibrate.moments import Moments
 from slimgraph.calibrate.ranks import Progress, tracked
 from slimgraph.calibrate.running import check_repeatable
@@ -71,26 +71,36 @@ def reconstruct(
     regression on the change.
     """
     check_repeatable(data)
-    found = []
+    found: list[Repaired] = []
     sampling = Sampling(points, seed)
     for layer in tracked(list(layers_of(slim)), "reconstruct layers", progress):
         errors, wanted = errors_of(dense, slim, layer, data, sampling)
-        if float(errors.energy.sum()) == 0:
-            continue
-        intercept = takes_shift(slim, layer, new=False)
-        change, shift = errors.solve(ridge, intercept=intercept)
-        layer.weight.add_(change.reshape(layer.weight.shape).to(layer.weight))
-        if intercept:
-            add_shift(slim, layer, shift.flatten())
-        left = _left(errors, change, shift) / wanted
-        found.append(Repaired(layer.key, float(errors.energy.sum()) / wanted, left))
+        repaired = refit(slim, layer, errors, wanted, ridge)
+        found += [] if repaired is None else [repaired]
     return found
 
 
-def _left(moments: Moments, change: Tensor, shift: Tensor) -> float:
-    """Return `sum |e - D x - d|^2` from the moments alone."""
-    linear = (change.mT * moments.cross).sum() + (shift * moments.outputs).sum()
-    inner = (change @ moments.inputs[:, :, None])[:, :, 0]
-    square = ((change @ moments.gram) * change).sum() + moments.rows * shift.square().sum()
-    total = moments.energy.sum() - 2 * linear + square + 2 * (shift * inner).sum()
-    return max(float(total), 0.0)
+def refit(
+    model: fx.GraphModule, layer: Layer, errors: Moments, wanted: float, ridge: float
+) -> Repaired | None:
+    """Change a layer's weights as its errors ask for.
+
+    Args:
+        model: It changes.
+        layer: One of its layers.
+        errors: Moments of its inputs and errors.
+        wanted: Energy of what it should make.
+        ridge: See `Moments.solve`.
+
+    Returns:
+        `None` if there are no errors.
+    """
+    before = float(errors.energy.sum())
+    if before == 0:
+        return None
+    intercept = takes_shift(model, layer, new=False)
+    change, shift = errors.solve(ridge, intercept=intercept)
+    layer.weight.add_(change.reshape(layer.weight.shape).to(layer.weight))
+    if intercept:
+        add_shift(model, layer, shift.flatten())
+    return Repaired(layer.key, before / wanted, errors.left(change, shift) / wanted)
