@@ -46,7 +46,9 @@ def factor_moments(
     return own, gram[:-1, :-1].numpy(), wanted.numpy()
 
 
-def descend(gram: Matrix, cross: Vector, penalty: float, start: Vector) -> Vector:
+def descend(
+    gram: Matrix, cross: Vector, penalty: float, start: Vector, tolerance: float = 1e-5
+) -> Vector:
     """Minimise `b^T G b / 2 - c^T b + penalty |b|_1` by coordinate descent on an active set.
 
     Args:
@@ -54,6 +56,7 @@ def descend(gram: Matrix, cross: Vector, penalty: float, start: Vector) -> Vecto
         cross: c.
         penalty: Not negative.
         start: Where to start.
+        tolerance: On the slope along each coordinate, relative to the largest at zero.
 
     Source: Friedman, Hastie, Tibshirani, Regularization Paths for Generalized Linear Models via
     Coordinate Descent, JSS 2010, section 2.2 (updates by covariance).
@@ -62,7 +65,7 @@ def descend(gram: Matrix, cross: Vector, penalty: float, start: Vector) -> Vecto
     rest = cross - gram @ beta
     diagonal = gram.diagonal()
     usable = diagonal > 1e-12 * max(float(diagonal.max(initial=0)), 1e-300)
-    tolerance = 1e-10 * max(float(np.abs(cross).max(initial=0)), 1e-300)
+    enough = tolerance * max(float(np.abs(cross).max(initial=0)), 1e-300)
     for _ in range(1000):
         moved = 0.0
         for j in np.flatnonzero(usable & ((beta != 0) | (np.abs(rest) > penalty))):
@@ -72,12 +75,12 @@ def descend(gram: Matrix, cross: Vector, penalty: float, start: Vector) -> Vecto
                 moved = max(moved, abs(new - beta[j]) * diagonal[j])
                 rest -= gram[:, j] * (new - beta[j])
                 beta[j] = new
-        if moved <= tolerance:
+        if moved <= enough:
             break
     return beta
 
 
-def entries(gram: Matrix, cross: Vector, steps: int = 100) -> Vector:
+def entries(gram: Matrix, cross: Vector, steps: int = 50) -> Vector:
     """Return the penalty at which each factor becomes zero, as a share of the largest.
 
     Of two that do so between the same steps, the larger factor has the larger number.

@@ -6,7 +6,7 @@ Whether columns leave one by one (structured OBS) or come one by one (CaP), it i
 one table, `[H^-1; W]` or `[H; W H]`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,7 +85,10 @@ def best_weights(gram: Tensor, target: Tensor, kept: Tensor, ridge: float) -> tu
 
 
 class _Table:
-    """A matrix to sweep and the rows under it: `[H^-1; W]` or `[H; W H]`."""
+    """A matrix to sweep and the rows under it: `[H^-1; W]` or `[H; W H]`.
+
+    What has been taken stays in it as zeros, until there is much of that.
+    """
 
     def __init__(self, regression: Regression, ridge: float, *, backward: bool) -> None:
         gram, target = regression.gram, regression.target
@@ -94,7 +97,7 @@ class _Table:
         damped = gram + ridge * scale * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         square = torch.cholesky_inverse(factor_of(gram[None], ridge)[0]) if backward else damped
         self.matrix = torch.cat([square, target if backward else target @ gram])
-        self.channels = regression.channels
+        self.channels = regression.channels.to(gram.device)
         self.energy = regression.energy
 
     def gains(self, free: Tensor) -> Tensor:
@@ -106,41 +109,68 @@ class _Table:
             free: Bool tensor. Shape: (channels of the model,).
         """
         result = torch.zeros(len(free), dtype=self.matrix.dtype)
-        columns = free[self.channels].nonzero().flatten()
+        left = self.channels >= 0
+        columns = (left & free.to(left.device)[self.channels.clamp(min=0)]).nonzero().flatten()
         if not len(columns):
             return result
-        own, local = self.channels[columns].unique(return_inverse=True)
-        counts = local.bincount()
-        order = local.argsort(stable=True)
-        place = torch.arange(len(order)) - (counts.cumsum(0) - counts)[local[order]]
-        index = torch.zeros(len(own), int(counts.max()), dtype=torch.long)
-        index[local[order], place] = columns[order]
-        there = torch.arange(index.shape[1]) < counts[:, None]
-        index, there = index.to(self.matrix.device), there.to(self.matrix.device)
+        own, index, there = _by_channel(self.channels[columns], columns)
         eye = torch.eye(index.shape[1], dtype=self.matrix.dtype, device=index.device)
         both = there[:, :, None] & there[:, None, :]
         blocks = torch.where(both, self.matrix[index[:, :, None], index[:, None, :]], eye)
-        rows = self.matrix[len(self.channels) :][:, index].permute(1, 2, 0)
-        rows = torch.where(there[:, :, None], rows, 0.0)
-        factor = factor_of(blocks, 0.0)
-        found = torch.linalg.solve_triangular(factor, rows, upper=False).square().sum((1, 2))
-        result[own] = found.cpu() / self.energy
+        rows = self.matrix[len(self.channels) :, index.flatten()]
+        rows = rows.reshape(-1, *index.shape).permute(1, 2, 0)
+        rows = rows if bool(there.all()) else torch.where(there[:, :, None], rows, 0.0)
+        found = torch.linalg.solve_triangular(factor_of(blocks, 0.0), rows, upper=False)
+        result[own.cpu()] = found.square().sum((1, 2)).cpu() / self.energy
         return result
 
-    def take(self, channel: int) -> bool:
-        """Sweep the columns of a channel, and forget them; return whether there are any."""
-        taken = self.channels == channel
-        if not bool(taken.any()):
+    def gain_of(self, channels: Tensor) -> float:
+        """Return what the layer's error changes by for some channels at once."""
+        at = torch.isin(self.channels, channels.to(self.channels.device)).nonzero().flatten()
+        if not len(at):
+            return 0.0
+        factor = factor_of(self.matrix[at][:, at][None], 0.0)[0]
+        rows = self.matrix[len(self.channels) :, at].mT
+        found = torch.linalg.solve_triangular(factor, rows, upper=False)
+        return float(found.square().sum()) / self.energy
+
+    def take(self, channels: Tensor) -> bool:
+        """Sweep the columns of some channels; return whether there are any."""
+        taken = torch.isin(self.channels, channels.to(self.channels.device))
+        at = taken.nonzero().flatten()
+        if not len(at):
             return False
-        rest = (~taken).nonzero().flatten().to(self.matrix.device)
-        gone = taken.nonzero().flatten().to(self.matrix.device)
-        under = torch.arange(len(taken), len(self.matrix), device=rest.device)
-        rows = torch.cat([rest, under])
-        factor = factor_of(self.matrix[gone][:, gone][None], 0.0)[0]
-        right = torch.cholesky_solve(self.matrix[gone][:, rest], factor)
-        self.matrix = self.matrix[rows][:, rest] - self.matrix[rows][:, gone] @ right
-        self.channels = self.channels[~taken]
+        factor = factor_of(self.matrix[at][:, at][None], 0.0)[0]
+        right = torch.cholesky_solve(self.matrix[at], factor)
+        self.matrix.addmm_(self.matrix[:, at], right, alpha=-1)
+        self.channels = torch.where(taken, -1, self.channels)
+        rest = (self.channels >= 0).nonzero().flatten()
+        if len(rest) < 0.8 * len(self.channels):
+            under = torch.arange(len(self.channels), len(self.matrix), device=rest.device)
+            self.matrix = self.matrix[torch.cat([rest, under])][:, rest]
+            self.channels = self.channels[rest]
         return True
+
+
+def _by_channel(channels: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sort columns by channel.
+
+    Returns:
+        The channels, shape (n,), the columns of each, (n, most), and which of these are real.
+    """
+    own, local = channels.unique(return_inverse=True)
+    counts = local.bincount()
+    order = local.argsort(stable=True)
+    starts = counts.cumsum(0) - counts
+    place = torch.arange(len(order), device=order.device) - starts[local[order]]
+    index = torch.zeros(len(own), int(counts.max()), dtype=torch.long, device=order.device)
+    index[local[order], place] = columns[order]
+    there = torch.arange(index.shape[1], device=order.device) < counts[:, None]
+    return own, index, there
+
+
+AT_ONCE = 32  # of so many channels, one may be taken in a step
+HARDLY = 0.02  # if together they cost, or gain, no more than so much else than one by one
 
 
 def sweep(
@@ -149,44 +179,57 @@ def sweep(
     *,
     ridge: float,
     backward: bool,
-    least: int = 0,
     progress: Progress = None,
 ) -> tuple[Tensor, Tensor]:
     """Take channels one by one out of layers, or into them, over all layers that read them.
 
     Backward, the channel leaves whose loss costs least; forward, the one comes that explains most.
-    The cost adds up over layers, as a share of each one's energy.
+    The cost adds up over layers, as a share of each one's energy. Of very many channels several
+    are taken in a step, but only if they have hardly anything to do with each other.
 
     Args:
         regressions: Layers whose free channels are their own.
         free: What may be taken. Shape: (channels of the model,).
         ridge: On the diagonal of each Gram matrix, relative to its mean.
         backward: Which way.
-        least: How many are left over.
         progress: See `tracked`.
 
     Returns:
-        Channels in the order in which they are taken, and the cost or gain of each; the sum is
-        that of taking them together. Shape: (taken,).
+        Channels in the order in which they are taken, and the cost or gain of each.
+        Shape: (taken,).
 
     Source: backward, the algebra of Optimal Brain Surgeon for blocks (Hassibi & Stork, NIPS 1992;
     Frantar & Alistarh, Optimal Brain Compression, NeurIPS 2022, section 4, for groups); forward,
     the ranking of CaP, arXiv 2108.13728 (restated from its first author's code).
     """
     tables = [_Table(each, ridge, backward=backward) for each in regressions]
-    free = free.clone()
     there = torch.zeros_like(free)
     for each in regressions:
         there[each.channels] = True
-    free &= there
-    count = max(int(free.sum()) - least, 0)
-    order, gains = torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.double)
+    free = free & there
+    order, gains = [free.nonzero().flatten()[:0]], [torch.zeros(0, dtype=torch.double)]
     own = [table.gains(free) for table in tables]
-    for step in tracked(range(count), "rank channels", progress):
+    for _ in tracked(_rounds(free), "rank channels", progress):
         total = torch.stack(own).sum(0)
         ranked = total.masked_fill(~free, torch.inf if backward else -torch.inf)
-        best = int(ranked.argmin() if backward else ranked.argmax())
-        order[step], gains[step] = best, total[best]
+        best = ranked.argsort(descending=not backward, stable=True)[
+            : max(1, int(free.sum()) // AT_ONCE)
+        ]
+        while len(best) > 1 and not _independent(tables, best, total[best]):
+            best = best[: len(best) // 2]
+        order.append(best)
+        gains.append(total[best])
         free[best] = False
         own = [t.gains(free) if t.take(best) else o for t, o in zip(tables, own, strict=True)]
-    return order, gains
+    return torch.cat(order), torch.cat(gains)
+
+
+def _rounds(free: Tensor) -> Iterator[None]:
+    while bool(free.any()):
+        yield
+
+
+def _independent(tables: Sequence[_Table], channels: Tensor, gains: Tensor) -> bool:
+    together = sum(table.gain_of(channels) for table in tables)
+    alone = float(gains.sum())
+    return abs(together - alone) <= HARDLY * alone

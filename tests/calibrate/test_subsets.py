@@ -88,11 +88,19 @@ def test_each_step_takes_the_best_channel_of_all_layers_together(backward: bool)
     assert len(taken) == 5
 
 
-def test_as_many_as_asked_are_left() -> None:
-    layers = [problem(rows(2, 15), weights(2, 4, 15), FIRST)]
-    whole, _ = sweep(layers, FREE, ridge=1e-4, backward=True)
-    some, _ = sweep(layers, FREE, ridge=1e-4, backward=True, least=2)
-    assert some.tolist() == whole[:3].tolist()
+def test_of_many_channels_several_leave_at_once_but_not_with_their_copies() -> None:
+    chance = torch.Generator().manual_seed(7)
+    x = torch.randn(500, 100, generator=chance, dtype=torch.double)
+    x[:, 50:] = x[:, :50]  # each has a copy, so that alone it costs nothing
+    weight = weights(6, 3, 100)
+    layer = problem(x, weight, torch.arange(100))
+    order, gains = sweep([layer], torch.ones(100).bool(), ridge=1e-6, backward=True)
+    assert sorted(order.tolist()) == list(range(100))
+    assert sorted((order[:50] % 50).tolist()) == list(range(50))  # one of each pair
+    assert gains[:50].max() < 1e-4 * gains[50:].sum()
+    forward, gains = sweep([layer], torch.ones(100).bool(), ridge=1e-6, backward=False)
+    assert sorted((forward[:50] % 50).tolist()) == list(range(50))
+    assert float(gains.sum()) == pytest.approx(1, rel=0.05)
 
 
 def test_of_two_copies_one_costs_nothing_and_the_other_does() -> None:
