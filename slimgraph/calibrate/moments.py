@@ -41,9 +41,10 @@ class Moments:
             x: Shape: (rows, groups, columns).
             e: Shape: (rows, groups, outputs).
         """
-        x, e = x.transpose(0, 1), e.transpose(0, 1)
+        kind = torch.promote_types(x.dtype, torch.float32)
+        x, e = x.to(kind).transpose(0, 1), e.to(kind).transpose(0, 1)
         self.rows += x.shape[1]
-        self.gram += x.mT @ x  # products in the model's precision, sums in double
+        self.gram += x.mT @ x  # products in single precision or more, sums in double
         self.cross += x.mT @ e
         self.inputs += x.double().sum(1)
         self.outputs += e.double().sum(1)

@@ -15,9 +15,12 @@ Progress = Callable[[str], None] | None
 def all_reduce(*sums: Tensor) -> None:
     """Add up tensors over all ranks, in place, if there are several."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        on_gpu = torch.distributed.get_backend() == "nccl"  # which takes no others
         for each in sums:
             if each.numel():
-                torch.distributed.all_reduce(each)
+                placed = each.cuda() if on_gpu else each
+                torch.distributed.all_reduce(placed)
+                each.copy_(placed)
 
 
 def tracked(items: Iterable[Item], what: str, progress: Progress) -> Iterator[Item]:

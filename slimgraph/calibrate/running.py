@@ -14,6 +14,19 @@ from slimgraph.shapes import device_of, tensors_of
 Watch = Callable[[Tensor, Tensor], None]
 
 
+def placer(model: nn.Module) -> Callable[[Any], Any]:
+    """Return what brings nested tensors to a model's device, floating-point ones to its dtype."""
+    device = device_of(model)
+    dtype = next((t.dtype for t in tensors_of(model) if t.is_floating_point()), torch.float32)
+
+    def placed(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(device, dtype if value.is_floating_point() else value.dtype)
+
+    return lambda nested: tree_map(placed, nested)
+
+
 def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
     """Yield the positional inputs of a model from batches of data.
 
@@ -25,23 +38,14 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
     Raises:
         SlimgraphError: There is no batch.
     """
-    device = device_of(model)
-    dtype = next((t.dtype for t in tensors_of(model) if t.is_floating_point()), torch.float32)
-
-    def placed(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        return value.to(device, dtype if value.is_floating_point() else value.dtype)
-
-    count = 0
-    takes = _number_of_inputs(model)
+    place, takes, count = placer(model), _number_of_inputs(model), 0
     for batch in data:
         own = batch
         if isinstance(batch, tuple | list) and len(batch) == takes + 1:
             own = batch[0] if takes == 1 else batch[:takes]
         count += 1
-        placed_inputs = tree_map(placed, own)
-        yield tuple(placed_inputs) if isinstance(own, tuple | list) else (placed_inputs,)
+        placed = place(own)
+        yield tuple(placed) if isinstance(own, tuple | list) else (placed,)
     if not count:
         raise SlimgraphError("the data has no batch", hint="is the loader used up already?")
 

@@ -137,7 +137,12 @@ class _Turn:
         return reader is not None and bool(torch.isin(channels, reader.channels).any())
 
     def _measure(self, layer: Layer) -> tuple[Moments, float]:
-        return errors_of(self.before.traced, self.current, layer, self.data, self.sampling)
+        """Take the moments of a layer's errors and of its inputs, but for what has left."""
+        found = errors_of(self.before.traced, self.current, layer, self.data, self.sampling)
+        if layer.name in self.readers:
+            gone = ~self.keep[self.readers[layer.name].channels]
+            found[0].lose(layer.matrix(), gone.to(layer.weight.device))
+        return found
 
     def decide(self, group: Group, count: int, by: Ranking) -> None:
         """Choose which channels of a group leave."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from slimgraph.calibrate.ranks import Progress, all_reduce, tracked
+from slimgraph.calibrate.running import placer
 from slimgraph.errors import SlimgraphError
 from slimgraph.graph import DependencyGraph
 from slimgraph.importance.magnitude import MAKES
@@ -54,12 +55,13 @@ def taylor(
         slices = [s for s in slices if not s.node.users or not scaled >= s.node.users.keys()]
     weights = list({id(s.tensor): s.tensor for s in slices}.values())
     sums = torch.zeros(len(graph.frozen) + 1, dtype=torch.float64)  # the last counts batches
+    place = placer(graph.traced)
     for batch in tracked(data, "gradients", progress):
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise SlimgraphError(
                 "this criterion needs targets", hint="let `data` yield (inputs, target) pairs"
             )
-        inputs, target = batch
+        inputs, target = place(batch)
         made = graph.traced(*inputs) if isinstance(inputs, tuple | list) else graph.traced(inputs)
         found = torch.autograd.grad(loss(made, target), weights, allow_unused=True)
         gradients = {id(w): g for w, g in zip(weights, found, strict=True) if g is not None}

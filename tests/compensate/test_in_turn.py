@@ -55,6 +55,19 @@ def test_coupled_groups_lose_channels_too(model: type[nn.Module], by: str) -> No
 
 
 @pytest.mark.parametrize("by", RANKINGS)
+def test_the_compressed_model_makes_what_the_last_layer_was_measured_at(by: str) -> None:
+    """No layer may count on a channel that has left, whoever reads it first."""
+    graph = analyzed(Blocks())
+    counts = {"stem": 3, "a1": 6, "a2": 5}
+    found = prune_in_turn(graph, counts, images(), by=by, sampling=ALL)  # type: ignore[arg-type]
+    x = torch.cat(images())
+    wanted = graph.traced(x)
+    error = ((found.model(x) - wanted).square().sum() / wanted.square().sum()).detach()
+    assert found.repaired[-1].layer == "head.weight"
+    assert found.repaired[-1].after == pytest.approx(float(error), rel=1e-6)
+
+
+@pytest.mark.parametrize("by", RANKINGS)
 def test_to_keep_all_changes_nothing(by: str) -> None:
     for make in (Residual, Concat, Gated):
         graph = analyzed(make())
