@@ -16,7 +16,8 @@ from slimgraph.constants import Constants
 from slimgraph.graph import DependencyGraph
 from slimgraph.labels import along, compact
 
-_REACH, _POINTS = 8.0, 4001  # of the grid, in deviations: what a Gaussian has beyond is 1e-15
+_REACH, _POINTS = 8.0, 1601  # of the grid, in deviations: what a Gaussian has beyond is 1e-15
+_CARRYING = ("movement", "pool", "selection")
 
 
 class Expectations(Constants):
@@ -31,6 +32,7 @@ class Expectations(Constants):
 
     def __init__(self, graph: DependencyGraph) -> None:
         self.deviations: dict[fx.Node, Any] = {}
+        self._spreading = False
         grid = torch.linspace(-_REACH, _REACH, _POINTS, dtype=torch.double)
         density = torch.exp(-grid.square() / 2)
         self._grid, self._shares = grid, density / density.sum()
@@ -50,6 +52,8 @@ class Expectations(Constants):
         else:
             mean = super()._visit(node)
             spread = self._spread_like(node, kind, mean)
+            if kind in _CARRYING and isinstance(mean, Tensor) and spread is None:
+                mean = None  # it may vary, nobody knows how much
         self.deviations[node] = spread
         return mean
 
@@ -62,13 +66,34 @@ class Expectations(Constants):
 
     def _spread_like(self, node: fx.Node, kind: str | None, mean: Any) -> Any:
         """Return the deviations of what moves or pools values; those of constants are zero."""
-        if mean is None or kind not in ("movement", "pool", "selection"):
+        if mean is None or kind not in _CARRYING:
             return None
-        means, self.values = self.values, self.deviations
+        means, self.values, self._spreading = self.values, self.deviations, True
         try:
             return super()._visit(node)
         finally:
-            self.values = means
+            self.values, self._spreading = means, False
+
+    def _known(self, argument: Any) -> Tensor | None:
+        """Return the means, or the deviations while these are moved: a parameter has none."""
+        found = super()._known(argument)
+        if found is None or not self._spreading or argument.op != "get_attr":
+            return found
+        return torch.zeros_like(found)
+
+    def _movement(self, node: fx.Node) -> Any:
+        """Let what is the same everywhere stay what it is; labels cannot tell it from nothing."""
+        found = super()._movement(node)
+        first: Any = node.args[0] if node.args else node.kwargs["input"]
+        known = self._known(first) if isinstance(first.meta["val"], Tensor) else None
+        if known is None:
+            return found
+        numbers, made = compact(known).flatten(), node.meta["val"]
+        if not bool((numbers == numbers[0]).all()):
+            return found
+        if isinstance(made, Tensor):
+            return numbers[0].expand(made.shape)
+        return tuple(numbers[0].expand(each.shape) for each in made)
 
     def _normed(self, node: fx.Node, name: str) -> tuple[Any, Any]:
         """Take the scale and shift of a batch norm with statistics."""
@@ -129,7 +154,7 @@ class Expectations(Constants):
             return None
         spread = self._spread_of(node)
         mean = compact(mean)
-        return mean, torch.zeros_like(mean) if spread is None else compact(spread)
+        return mean, torch.zeros_like(mean) if spread is None else compact(spread).nan_to_num()
 
 
 def _operands(node: fx.Node) -> list[fx.Node]:

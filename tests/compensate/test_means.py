@@ -14,6 +14,7 @@ from tests.compensate.test_least_squares import images
 from tests.compensate.test_projection import KEPT, with_bias
 
 SCALE = torch.tensor([1.0, -0.5, 2.0, 0.0]).double()
+ONES = torch.ones(4).double()
 SHIFT = torch.tensor([0.3, -1.0, 0.0, 0.7]).double()
 
 
@@ -96,6 +97,63 @@ def test_means_go_through_pools_and_flattening() -> None:
     wanted, deviation = expected(after(nn.ReLU()), "2")
     torch.testing.assert_close(mean, wanted)
     torch.testing.assert_close(spread, deviation)
+
+
+class Joined(nn.Module):
+    """Channels behind a norm, beside learned ones that do not vary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()
+        self.learned = nn.Parameter(torch.tensor([-2.0, 3.0]).reshape(1, 2, 1, 1))
+        self.head = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        beside = self.learned.expand(x.shape[0], -1, x.shape[2], x.shape[3])
+        return self.head(self.act(torch.cat([x, beside], 1)))
+
+
+def test_parameters_beside_channels_do_not_vary() -> None:
+    mean, spread = expected(Joined(), "act")
+    wanted, deviation = expected(after(nn.ReLU()), "2")
+    torch.testing.assert_close(mean, torch.cat([wanted, torch.tensor([0.0, 3.0]).double()]))
+    torch.testing.assert_close(spread, torch.cat([deviation, torch.zeros(2).double()]))
+
+
+class Shuffled(nn.Module):
+    """Channels that change their places on the way; all have the same mean, or the same scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        left, right = x.unflatten(1, (2, 2)).transpose(1, 2).flatten(1, 2).chunk(2, 1)
+        return self.head(self.act(torch.cat([right, left], 1)))
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"),
+    [
+        (SCALE, SHIFT),
+        (torch.ones(4), SHIFT),
+        (SCALE, torch.ones(4)),
+        (torch.ones(4), torch.ones(4)),
+    ],
+    ids=["neither", "scale", "mean", "both"],
+)
+def test_channels_change_places(
+    scale: Tensor, shift: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "SCALE", scale)
+    monkeypatch.setitem(globals(), "SHIFT", shift)
+    wanted = expected(after(nn.ReLU()), "2")
+    found = expected(Shuffled(), "act")
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other[[1, 3, 0, 2]])
 
 
 def pruned(model: nn.Module, keep: Tensor = KEPT) -> tuple[fx.GraphModule, fx.GraphModule]:
