@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map
 
 from slimgraph.cloning import clone
 from slimgraph.errors import SlimgraphError
+from slimgraph.hosted import HostedModule
 from slimgraph.shapes import device_of, tensors_of
 
 Watch = Callable[[Tensor, Tensor], None]
@@ -33,19 +34,17 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
     Args:
         model: Inputs come to its device, floating-point ones in its dtype.
         data: Yields inputs, or (inputs, target) pairs, whose targets are ignored; inputs are a
-            tensor, or a tuple or list of several, where the model takes several.
+            tensor, or a tuple or list of several, where the model takes several. A list of images
+            is one input of a detector: give `(images,)`, or `(images, targets)`.
 
     Raises:
         SlimgraphError: There is no batch.
     """
     place, takes, count = placer(model), _number_of_inputs(model), 0
     for batch in data:
-        own = batch
-        if isinstance(batch, tuple | list) and len(batch) == takes + 1:
-            own = batch[0] if takes == 1 else batch[:takes]
         count += 1
-        placed = place(own)
-        yield tuple(placed) if isinstance(own, tuple | list) else (placed,)
+        own = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+        yield place(own[:takes] if len(own) == takes + 1 else own)
     if not count:
         raise SlimgraphError("the data has no batch", hint="is the loader used up already?")
 
@@ -64,8 +63,8 @@ def check_repeatable(data: Iterable[Any]) -> None:
 
 
 def _number_of_inputs(model: nn.Module) -> int:
-    if not isinstance(model, fx.GraphModule):
-        return 1
+    if not isinstance(model, fx.GraphModule) or isinstance(model, HostedModule):
+        return 1  # the graph of one that keeps its own forward has other inputs than the model
     return sum(1 for node in model.graph.nodes if node.op == "placeholder")
 
 
@@ -85,8 +84,9 @@ def watched(model: fx.GraphModule, watch: Mapping[str, Watch]) -> fx.GraphModule
     for name in watch:
         node = _named(named, name)
         users = tuple(node.users)
+        source = node.all_input_nodes[0] if node.all_input_nodes else node
         with result.graph.inserting_after(node):
-            passed = result.graph.call_module("watch", (node.all_input_nodes[0], node, name))
+            passed = result.graph.call_module("watch", (source, node, name))
         passed.meta = dict(node.meta)
         for user in users:
             user.replace_input_with(node, passed)
@@ -110,6 +110,40 @@ def _named(nodes: Mapping[str, fx.Node], name: str) -> fx.Node:
     if name not in nodes:
         raise SlimgraphError(f"the model has no node `{name}`", hint="are both models of one kind?")
     return nodes[name]
+
+
+def images_in(inputs: tuple[Any, ...]) -> int:
+    """Count the images of a batch: of a tensor, or of a list of images."""
+    first = inputs[0]
+    return first.shape[0] if isinstance(first, Tensor) else len(first)
+
+
+def values_at(
+    model: fx.GraphModule, name: str, other: str | None = None
+) -> Callable[[tuple[Any, ...]], tuple[Tensor, ...]]:
+    """Return what computes a node's first input and its output, and another node's value.
+
+    Args:
+        model: Runs no further than it must; one that keeps its own forward runs to its end.
+        name: Of the node.
+        other: Of a node before it.
+    """
+    if not isinstance(model, HostedModule):
+        cut = prefix(model, name, other)
+        return lambda inputs: cut(*inputs)
+    found: dict[str, tuple[Tensor, ...]] = {}
+
+    def see(key: str) -> Watch:
+        return lambda x, y: found.update({key: (x, y) if key == name else (y,)})
+
+    names = [name] if other is None else [name, other]
+    seeing = watched(model, {key: see(key) for key in names})
+
+    def run(inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        seeing(*inputs)
+        return tuple(value for key in names for value in found[key])
+
+    return run
 
 
 def prefix(model: fx.GraphModule, name: str, other: str | None = None) -> fx.GraphModule:

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from slimgraph.calibrate.layers import Layer
 from slimgraph.calibrate.moments import Moments
 from slimgraph.calibrate.ranks import Progress, tracked
-from slimgraph.calibrate.running import Watch, batches, check_repeatable, watched
+from slimgraph.calibrate.running import Watch, batches, check_repeatable, images_in, watched
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _moments(
 
     seeing = watched(model, {layer.name: watch(layer) for layer in layers})
     for inputs in batches(seeing, tracked(data, "moments of inputs", progress)):
-        images[0] = inputs[0].shape[0]
+        images[0] = images_in(inputs)
         seeing(*inputs)
     for own in found.values():
         own.all_reduce()

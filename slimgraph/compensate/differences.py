@@ -1,6 +1,6 @@
 """Where two models differ: what a layer makes, and what it should make."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from slimgraph.calibrate.layers import Layer
 from slimgraph.calibrate.moments import Moments
 from slimgraph.calibrate.ranks import all_reduce
-from slimgraph.calibrate.running import batches, prefix
+from slimgraph.calibrate.running import batches, images_in, values_at
 from slimgraph.calibrate.sampling import Sampling
 from slimgraph.op_names import canonical
+
+Values = Callable[[tuple[Any, ...]], tuple[Tensor, ...]]
 
 
 @torch.no_grad()
@@ -40,7 +42,7 @@ def errors_of(
     compare = _Comparison.of(dense, slim, layer)
     for inputs in batches(slim, data):
         x, made, target = compare(inputs)
-        places = layer.draw(made, sampling.points, inputs[0].shape[0], chance)
+        places = layer.draw(made, sampling.points, images_in(inputs), chance)
         rows, errors = layer.rows(x, target - made, places)
         found.add(rows, errors)
         wanted += layer.rows(x, target, places)[1].double().square().sum()
@@ -62,8 +64,8 @@ class _Comparison:
             shortcut whose loss is to be made up for.
     """
 
-    small: fx.GraphModule
-    large: fx.GraphModule
+    small: Values
+    large: Values
     kept: Tensor | None
     channel: int
     scale: Tensor | None
@@ -75,8 +77,8 @@ class _Comparison:
         entry = None if plan is None else plan.kept.get(layer.key)
         shortcut, scale = _shortcut(slim, layer)
         return cls(
-            prefix(slim, layer.name, shortcut),
-            prefix(dense, layer.name, shortcut),
+            values_at(slim, layer.name, shortcut),
+            values_at(dense, layer.name, shortcut),
             None if entry is None else entry[0],
             1 if layer.stride else -1,
             scale,
@@ -84,8 +86,8 @@ class _Comparison:
 
     def __call__(self, inputs: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the layer's input, what it makes of it, and what it should make."""
-        x, made, *own = self.small(*inputs)
-        _, target, *other = (self._left(value) for value in self.large(*inputs))
+        x, made, *own = self.small(inputs)
+        _, target, *other = (self._left(value) for value in self.large(inputs))
         if self.scale is None or own[0].shape != made.shape:
             return x, made, target
         shape = [-1 if dim == self.channel % made.ndim else 1 for dim in range(made.ndim)]
