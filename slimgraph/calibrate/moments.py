@@ -97,13 +97,24 @@ class Moments:
             cross = cross - x[:, :, None] * e[:, None, :]
         return gram, cross
 
-    def solve(self, ridge: float, *, intercept: bool) -> tuple[Tensor, Tensor]:
+    def ridge(self, given: float | None) -> float:
+        """Return a ridge that suits the number of rows, if none is given.
+
+        It is `max(1e-4, columns / rows / 100)`: few rows say little of many columns. Chosen by
+        trying, as the least that repairs well from 16 images.
+        """
+        if given is not None:
+            return given
+        return max(1e-4, self.gram.shape[1] / max(float(self.rows), 1.0) / 100)
+
+    def solve(self, ridge: float | None, *, intercept: bool) -> tuple[Tensor, Tensor]:
         """Return the D and d that minimise `sum |e - D x - d|^2 + ridge * scale * |D|^2`.
 
         `scale` is the mean diagonal of the Gram matrix. Where the errors are zero, so are both.
 
         Args:
             ridge: Relative to the inputs' mean square; grows tenfold while the matrix is singular.
+                By default what `Moments.ridge` says.
             intercept: Whether there is a d; else it is zero.
 
         Returns:
@@ -113,7 +124,7 @@ class Moments:
         """
         gram, cross = self.centered(intercept=intercept)
         means = self.inputs / self.rows, self.outputs / self.rows
-        change = torch.cholesky_solve(cross, factor_of(gram, ridge)).mT
+        change = torch.cholesky_solve(cross, factor_of(gram, self.ridge(ridge))).mT
         shift = means[1] - (change @ means[0][:, :, None])[:, :, 0]
         return change, shift if intercept else torch.zeros_like(shift)
 

@@ -27,6 +27,7 @@ class Regression:
         target: What it should have if it could keep all columns; the same shape.
         channels: The channel that each column reads. Shape: (columns,).
         energy: Mean square of the whole layer's output, around its mean if the Gram matrix is.
+        ridge: On the diagonal of the Gram matrix, relative to its mean.
     """
 
     gram: Tensor
@@ -34,16 +35,23 @@ class Regression:
     target: Tensor
     channels: Tensor
     energy: float
+    ridge: float
 
 
 def regressions(
-    reader: Reader, moments: Moments, *, centered: bool, target: Tensor | None = None
+    reader: Reader,
+    moments: Moments,
+    ridge: float | None,
+    *,
+    centered: bool,
+    target: Tensor | None = None,
 ) -> list[Regression]:
     """Split a layer into its groups; none if it makes nothing but zeros.
 
     Args:
         reader: The layer.
         moments: Of its inputs.
+        ridge: By default what `Moments.ridge` says.
         centered: Whether a bias, or the norm behind, takes the means.
         target: Weights that it should have; by default its own. Shape: as `Layer.matrix`.
     """
@@ -54,7 +62,7 @@ def regressions(
     if not energy > 0:
         return []
     parts = zip(gram, weight, wanted, reader.channels, strict=True)
-    return [Regression(*part, energy) for part in parts]
+    return [Regression(*part, energy, moments.ridge(ridge)) for part in parts]
 
 
 def best_weights(gram: Tensor, target: Tensor, kept: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
@@ -90,9 +98,9 @@ class _Table:
     What has been taken stays in it as zeros, until there is much of that.
     """
 
-    def __init__(self, regression: Regression, ridge: float, *, backward: bool) -> None:
+    def __init__(self, regression: Regression, *, backward: bool) -> None:
         gram, target = regression.gram, regression.target
-        ridge = max(ridge, 1e-12)  # inputs that never vary have a row of zeros
+        ridge = max(regression.ridge, 1e-12)  # inputs that never vary have a row of zeros
         scale = gram.diagonal().mean()
         damped = gram + ridge * scale * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         square = torch.cholesky_inverse(factor_of(gram[None], ridge)[0]) if backward else damped
@@ -177,7 +185,6 @@ def sweep(
     regressions: Sequence[Regression],
     free: Tensor,
     *,
-    ridge: float,
     backward: bool,
     progress: Progress = None,
 ) -> tuple[Tensor, Tensor]:
@@ -190,7 +197,6 @@ def sweep(
     Args:
         regressions: Layers whose free channels are their own.
         free: What may be taken. Shape: (channels of the model,).
-        ridge: On the diagonal of each Gram matrix, relative to its mean.
         backward: Which way.
         progress: See `tracked`.
 
@@ -202,7 +208,7 @@ def sweep(
     Frantar & Alistarh, Optimal Brain Compression, NeurIPS 2022, section 4, for groups); forward,
     the ranking of CaP, arXiv 2108.13728 (restated from its first author's code).
     """
-    tables = [_Table(each, ridge, backward=backward) for each in regressions]
+    tables = [_Table(each, backward=backward) for each in regressions]
     there = torch.zeros_like(free)
     for each in regressions:
         there[each.channels] = True

@@ -27,7 +27,7 @@ from slimgraph.groups import Group
 from slimgraph.mask import Mask
 from slimgraph.plan import like, put_all
 from slimgraph.select.blocks import Legality
-from slimgraph.shapes import names_of, stored_tensors
+from slimgraph.shapes import modules_of, names_of, stored_tensors
 
 Ranking = Literal["lasso", "obs", "cap"]
 
@@ -54,7 +54,7 @@ def prune_in_turn(
     data: Iterable[Any],
     *,
     by: Ranking = "lasso",
-    ridge: float = 1e-4,
+    ridge: float | None = None,
     sampling: Sampling | None = None,
     progress: Progress = None,
 ) -> Pruned:
@@ -73,7 +73,8 @@ def prune_in_turn(
             per layer, so a list or a loader, not an iterator.
         by: `lasso`: channels whose factors a LASSO leaves; `obs`: those left by backward
             elimination; `cap`: those that explain most.
-        ridge: On the diagonal of the Gram matrices, relative to its mean.
+        ridge: On the diagonal of the Gram matrices, relative to its mean; by default more for
+            fewer rows, see `Moments.ridge`.
         sampling: How moments are taken.
         progress: Called with a line per layer; by default a bar in the terminal.
 
@@ -119,7 +120,7 @@ class _Turn:
     """A model of full size in which more and more weights are zero, and what stays so far."""
 
     def __init__(
-        self, graph: DependencyGraph, data: Iterable[Any], sampling: Sampling, ridge: float
+        self, graph: DependencyGraph, data: Iterable[Any], sampling: Sampling, ridge: float | None
     ) -> None:
         self.before, self.data, self.sampling, self.ridge = graph, data, sampling, ridge
         self.current = _own_copy(graph.traced)
@@ -159,7 +160,7 @@ class _Turn:
         scores = torch.full(self.keep.shape, torch.inf, dtype=torch.double)
         scores[free] = 0.0
         if layers:  # else what is read makes nothing but zeros
-            _rank(scores, layers, free, count - least, by, self.ridge)
+            _rank(scores, layers, free, count - least, by)
         legality = Legality(self.before, scores)
         gone = _lowest(legality, group.components[self.keep[group.components]], count)
         self.keep = legality.repair(self.keep & ~gone)
@@ -174,7 +175,7 @@ class _Turn:
         intercept = takes_shift(self.current, layer, new=False)
         change, _ = moments.solve(self.ridge, intercept=intercept)
         target = layer.matrix().double() + change
-        return regressions(reader, moments, centered=intercept, target=target)
+        return regressions(reader, moments, self.ridge, centered=intercept, target=target)
 
     def _remove(self) -> None:
         """Let no layer read what has left."""
@@ -197,20 +198,18 @@ def _own_copy(model: fx.GraphModule) -> fx.GraphModule:
     stored = stored_tensors(result)
     for names in names_of(stored).values():
         old = stored[names[0]]
-        put_all(result, dict.fromkeys(names, like(old, old.detach().clone())))
+        put_all(modules_of(result), dict.fromkeys(names, like(old, old.detach().clone())))
     return result
 
 
-def _rank(
-    scores: Tensor, layers: list[Regression], free: Tensor, count: int, by: Ranking, ridge: float
-) -> None:
+def _rank(scores: Tensor, layers: list[Regression], free: Tensor, count: int, by: Ranking) -> None:
     """Score the channels of a group so that the ones to keep have the highest scores."""
     if by == "lasso":
         channels, gram, cross = factor_moments(layers, free)
         scores[channels] = torch.from_numpy(entries(gram, cross)) + 2 * chosen(gram, cross, count)
         return
     backward = by == "obs"
-    order, _ = sweep(layers, free, ridge=ridge, backward=backward, progress=silent)
+    order, _ = sweep(layers, free, backward=backward, progress=silent)
     places = torch.arange(1, len(order) + 1, dtype=torch.double)
     scores[order] = places if backward else places.flip(0)
 

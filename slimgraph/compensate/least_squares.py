@@ -38,7 +38,7 @@ def reconstruct(
     data: Iterable[Any],
     *,
     points: int = 10,
-    ridge: float = 1e-4,
+    ridge: float | None = None,
     seed: int = 0,
     progress: Progress = None,
 ) -> list[Repaired]:
@@ -56,7 +56,8 @@ def reconstruct(
         data: Batches of inputs, or of (inputs, target), without labels; gone through once per
             layer, so a list or a loader, not an iterator.
         points: Positions per image that are looked at; for linear layers on sequences, too.
-        ridge: Weight of the change, relative to the inputs' mean square.
+        ridge: Weight of the change, relative to the inputs' mean square; by default more for
+            fewer rows, see `Moments.ridge`.
         seed: For the positions.
         progress: Called with a line per layer; by default a bar in the terminal.
 
@@ -81,7 +82,7 @@ def reconstruct(
 
 
 def refit(
-    model: fx.GraphModule, layer: Layer, errors: Moments, wanted: float, ridge: float
+    model: fx.GraphModule, layer: Layer, errors: Moments, wanted: float, ridge: float | None
 ) -> Repaired | None:
     """Change a layer's weights as its errors ask for.
 

@@ -22,7 +22,7 @@ def project(  # noqa: PLR0913 - each is one choice of the method
     *,
     intercept: bool = True,
     match_variance: bool = False,
-    ridge: float = 1e-4,
+    ridge: float | None = None,
     sampling: Sampling | None = None,
     progress: Progress = None,
 ) -> list[Repaired]:
@@ -44,7 +44,8 @@ def project(  # noqa: PLR0913 - each is one choice of the method
             standard deviation has lost, so the squared error grows. Without use if the
             statistics of norms are taken anew. Best reading: it is in the code of CaP's first
             author, not known from the paper.
-        ridge: On the diagonal of the Gram matrices, relative to its mean.
+        ridge: On the diagonal of the Gram matrices, relative to its mean; by default more for
+            fewer rows, see `Moments.ridge`.
         sampling: How moments are taken.
         progress: Called with a line per batch; by default a bar in the terminal.
 
@@ -65,7 +66,8 @@ def project(  # noqa: PLR0913 - each is one choice of the method
         centered = intercept and takes_shift(slim, pair.slim, new=True)
         gram = moments.centered(intercept=centered)[0]
         parts = zip(gram, pair.dense.matrix().double(), pair.columns, strict=True)
-        matrix = torch.stack([_best(*part, ridge, match_variance=match_variance) for part in parts])
+        own = moments.ridge(ridge)
+        matrix = torch.stack([_best(*part, own, match_variance=match_variance) for part in parts])
         found.append(_repaired(pair, moments, matrix, centered=centered))
         pair.set_matrix(matrix)
         if centered:

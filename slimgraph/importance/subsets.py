@@ -22,7 +22,7 @@ def subset_scores(
     data: Iterable[Any],
     method: Method = "obs",
     *,
-    ridge: float = 1e-4,
+    ridge: float | None = None,
     centered: bool = True,
     sampling: Sampling | None = None,
     progress: Progress = None,
@@ -39,7 +39,8 @@ def subset_scores(
             weights of the rest are updated; the score is the cost, and never below that of one
             that left before. `cap`: they come one by one, each time the one that explains most.
             `lasso`: the penalty at which a channel's factor becomes zero.
-        ridge: On the diagonal of the Gram matrices, relative to its mean.
+        ridge: On the diagonal of the Gram matrices, relative to its mean; by default more for
+            fewer rows, see `Moments.ridge`.
         centered: Whether biases, or norms behind, take the means of what leaves.
         sampling: How moments are taken.
         progress: Called with a line per batch and per channel; by default a bar in the terminal.
@@ -58,7 +59,7 @@ def subset_scores(
 
     def swept(layers: list[Regression], free: Tensor) -> tuple[Tensor, Tensor]:
         backward = method == "obs"
-        order, costs = sweep(layers, free, ridge=ridge, backward=backward, progress=progress)
+        order, costs = sweep(layers, free, backward=backward, progress=progress)
         return (order, costs) if backward else (order.flip(0), costs.flip(0))
 
     rank = _by_lasso if method == "lasso" else swept
@@ -70,7 +71,7 @@ def subset_scores(
     taken = moments_of(graph.traced, layers_of_sets, data, sampling, progress)
     for readers, moments in zip(sets, taken, strict=True):
         pairs = zip(readers, moments, strict=True)
-        layers = [r for pair in pairs for r in regressions(*pair, centered=centered)]
+        layers = [r for pair in pairs for r in regressions(*pair, ridge, centered=centered)]
         if layers:
             order, costs = rank(layers, free)
             result[order] = _rising(costs)

@@ -76,7 +76,7 @@ def test_of_equal_channels_as_many_as_asked_are_chosen() -> None:
 def test_channels_enter_where_their_parts_are_large() -> None:
     x = torch.eye(4, dtype=torch.double).repeat(5, 1)  # columns that have nothing in common
     weight = torch.tensor([[1.0, 4.0, 2.0, 3.0]]).double()
-    layer = Regression(x.mT @ x / 20, weight, weight, torch.arange(4), 1.0)
+    layer = Regression(x.mT @ x / 20, weight, weight, torch.arange(4), 1.0, 0.0)
     _, gram, cross = factor_moments([layer], torch.ones(4).bool())
     found = entries(gram, cross)
     # Alone, a factor is zero from its own cross moment on: the square of its weight.

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from slimgraph.calibrate.moments import Moments
 from slimgraph.calibrate.subsets import Regression, best_weights, sweep
 
 ROWS = 200
@@ -21,11 +22,13 @@ def weights(seed: int, outputs: int, columns: int) -> Tensor:
     return torch.randn(outputs, columns, generator=chance, dtype=torch.double)
 
 
-def problem(x: Tensor, weight: Tensor, channels: Tensor, *, centered: bool = True) -> Regression:
+def problem(
+    x: Tensor, weight: Tensor, channels: Tensor, *, centered: bool = True, ridge: float = 1e-13
+) -> Regression:
     x = x - x.mean(0) if centered else x
     gram = x.mT @ x / len(x)
     energy = float((x @ weight.mT).square().sum(1).mean())
-    return Regression(gram, weight, weight, channels, energy)
+    return Regression(gram, weight, weight, channels, energy, ridge)
 
 
 def share_missed(x: Tensor, weight: Tensor, kept: Tensor, *, centered: bool = True) -> float:
@@ -76,7 +79,7 @@ def test_each_step_takes_the_best_channel_of_all_layers_together(backward: bool)
         )
 
     problems = [problem(*layer) for layer in layers]
-    order, gains = sweep(problems, FREE, ridge=1e-13, backward=backward)
+    order, gains = sweep(problems, FREE, backward=backward)
     taken: list[int] = []
     for channel, gain in zip(order.tolist(), gains.tolist(), strict=True):
         left = [c for c in range(1, 6) if c not in taken]
@@ -93,12 +96,12 @@ def test_of_many_channels_several_leave_at_once_but_not_with_their_copies() -> N
     x = torch.randn(500, 100, generator=chance, dtype=torch.double)
     x[:, 50:] = x[:, :50]  # each has a copy, so that alone it costs nothing
     weight = weights(6, 3, 100)
-    layer = problem(x, weight, torch.arange(100))
-    order, gains = sweep([layer], torch.ones(100).bool(), ridge=1e-6, backward=True)
+    layer = problem(x, weight, torch.arange(100), ridge=1e-6)
+    order, gains = sweep([layer], torch.ones(100).bool(), backward=True)
     assert sorted(order.tolist()) == list(range(100))
     assert sorted((order[:50] % 50).tolist()) == list(range(50))  # one of each pair
     assert gains[:50].max() < 1e-4 * gains[50:].sum()
-    forward, gains = sweep([layer], torch.ones(100).bool(), ridge=1e-6, backward=False)
+    forward, gains = sweep([layer], torch.ones(100).bool(), backward=False)
     assert sorted((forward[:50] % 50).tolist()) == list(range(50))
     assert float(gains.sum()) == pytest.approx(1, rel=0.05)
 
@@ -106,8 +109,8 @@ def test_of_many_channels_several_leave_at_once_but_not_with_their_copies() -> N
 def test_of_two_copies_one_costs_nothing_and_the_other_does() -> None:
     x = rows(4, 4)
     x[:, 3] = x[:, 1]
-    layers = [problem(x, weights(4, 3, 4), torch.arange(4))]
-    order, gains = sweep(layers, torch.ones(4).bool(), ridge=1e-9, backward=True)
+    layers = [problem(x, weights(4, 3, 4), torch.arange(4), ridge=1e-9)]
+    order, gains = sweep(layers, torch.ones(4).bool(), backward=True)
     assert order[0] in (1, 3)
     assert gains[0] < 1e-6
     assert gains[1:].min() > 1e-3
@@ -116,11 +119,20 @@ def test_of_two_copies_one_costs_nothing_and_the_other_does() -> None:
 def test_inputs_that_never_vary_leave_first_and_come_last() -> None:
     x = rows(5, 5)
     x[:, 2] = 7
-    layers = [problem(x, weights(5, 3, 5), torch.arange(5))]
     free = torch.ones(5).bool()
     for ridge in (0.0, 1e-4):
-        backward, costs = sweep(layers, free, ridge=ridge, backward=True)
-        forward, gains = sweep(layers, free, ridge=ridge, backward=False)
+        layers = [problem(x, weights(5, 3, 5), torch.arange(5), ridge=ridge)]
+        backward, costs = sweep(layers, free, backward=True)
+        forward, gains = sweep(layers, free, backward=False)
         assert backward[0] == forward[-1] == 2
         assert costs[0] <= 1e-9 + ridge
         assert gains[-1] < 1e-9
+
+
+def test_few_rows_get_a_larger_ridge() -> None:
+    moments = Moments(1, 50, 0, torch.device("cpu"))
+    moments.add(torch.randn(20, 1, 50), torch.zeros(20, 1, 0))
+    assert moments.ridge(None) == pytest.approx(50 / 20 / 100)
+    assert moments.ridge(1e-7) == 1e-7
+    moments.rows += 1e6
+    assert moments.ridge(None) == 1e-4
