@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from slimgraph.calibrate.layers import Layer
+from slimgraph.calibrate.layers import Layer, layers_of
 from slimgraph.calibrate.moments import Moments
 from slimgraph.calibrate.ranks import all_reduce
 from slimgraph.calibrate.running import batches, images_in, values_at
 from slimgraph.calibrate.sampling import Sampling
+from slimgraph.errors import SlimgraphError
 from slimgraph.op_names import canonical
+from slimgraph.plan import Plan
 
 Values = Callable[[tuple[Any, ...]], tuple[Tensor, ...]]
 
@@ -73,13 +75,11 @@ class _Comparison:
     @classmethod
     def of(cls, dense: fx.GraphModule, slim: fx.GraphModule, layer: Layer) -> "_Comparison":
         """Prepare both models."""
-        plan = vars(slim).get("plan")
-        entry = None if plan is None else plan.kept.get(layer.key)
         shortcut, scale = _shortcut(slim, layer)
         return cls(
             values_at(slim, layer.name, shortcut),
             values_at(dense, layer.name, shortcut),
-            None if entry is None else entry[0],
+            _kept(dense, slim, layer),
             1 if layer.stride else -1,
             scale,
         )
@@ -98,6 +98,24 @@ class _Comparison:
         if self.kept is None or value.shape[self.channel] <= int(self.kept.max()):
             return value
         return value.index_select(self.channel, self.kept.to(value.device))
+
+
+def _kept(dense: fx.GraphModule, slim: fx.GraphModule, layer: Layer) -> Tensor | None:
+    """Return which outputs a layer has kept; `None` for all.
+
+    Raises:
+        SlimgraphError: The plan does not lead from the one model to the other.
+    """
+    before = next((each for each in layers_of(dense) if each.name == layer.name), None)
+    if before is not None and len(before.weight) == len(layer.weight):
+        return None
+    plan: Plan | None = vars(slim).get("plan")
+    if before is None or plan is None or plan.sizes[layer.key][0] != len(before.weight):
+        raise SlimgraphError(
+            f"the plan does not say what `{layer.key}` has kept of the model before",
+            hint="give the model that was traced, not one that was compressed already",
+        )
+    return plan.kept[layer.key][0]
 
 
 def _shortcut(model: fx.GraphModule, layer: Layer) -> tuple[str | None, Tensor | None]:

@@ -54,7 +54,7 @@ def pairs_of(dense: fx.GraphModule, slim: fx.GraphModule) -> Iterator[Pair]:
         SlimgraphError: The plan is of another model, or channels left as constants.
     """
     plan: Plan | None = vars(slim).get("plan")
-    hint = "give the traced model, and what `compress` returned for it"
+    hint = "give the model that was traced, and what `compress` made of it, at once or in steps"
     if plan is None:
         raise SlimgraphError("the compressed model has no plan", hint=hint)
     if plan.carriers or plan.shifts:
