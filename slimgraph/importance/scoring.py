@@ -73,7 +73,7 @@ def score(
         if data is None:
             raise BudgetError(
                 f"the criterion `{criterion}` needs data",
-                hint="give `data=`, a loader of inputs, with targets or not",
+                hint="give `slimgraph.score` a `data=`: a loader of inputs, with targets or not",
             )
         scores = _from_data(loss)[criterion](graph, data, progress=progress)
     return scores if normalize == "none" else _normalized(graph, scores)
