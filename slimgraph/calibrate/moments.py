@@ -59,22 +59,6 @@ class Moments:
         """Add up over all ranks, if there are several."""
         all_reduce(*self.sums())
 
-    def lose(self, weight: Tensor, columns: Tensor) -> None:
-        """Let columns of x be zero that something made a part of, which e then lacks.
-
-        Args:
-            weight: What made it, zero in other columns. Shape: (groups, outputs, columns).
-            columns: Bool tensor. Shape: (groups, columns).
-        """
-        lost = weight.double() * columns[:, None, :]
-        made = self.gram @ lost.mT
-        self.energy += 2 * (lost.mT * self.cross).sum((1, 2)) + (lost.mT * made).sum((1, 2))
-        self.outputs += (lost @ self.inputs[:, :, None])[:, :, 0]
-        self.cross += made
-        self.gram.masked_fill_(columns[:, :, None] | columns[:, None, :], 0)
-        self.cross.masked_fill_(columns[:, :, None], 0)
-        self.inputs.masked_fill_(columns, 0)
-
     def left(self, change: Tensor, shift: Tensor) -> float:
         """Return `sum |e - D x - d|^2`.
 

@@ -20,7 +20,7 @@ from slimgraph.cloning import clone
 from slimgraph.compensate.differences import errors_of
 from slimgraph.compensate.least_squares import Repaired, refit
 from slimgraph.compensate.pairs import takes_shift
-from slimgraph.compress import compress
+from slimgraph.compress import compress, masked
 from slimgraph.errors import BudgetError
 from slimgraph.graph import DependencyGraph
 from slimgraph.groups import Group
@@ -96,7 +96,6 @@ def prune_in_turn(
     wanted = {name: (graph.group_of(name), _count(count)) for name, count in counts.items()}
     found: list[Repaired] = []
     for layer in tracked(list(layers_of(turn.current)), "prune layers", progress):
-        turn.enter(layer)
         for name, (group, count) in list(wanted.items()):
             if turn.reads(layer, group.components):
                 turn.decide(group, count, by)
@@ -117,7 +116,7 @@ def _count(given: Any) -> int:
 
 
 class _Turn:
-    """A model of full size in which more and more weights are zero, and what stays so far."""
+    """A model of full size whose weights change, and what stays of its channels so far."""
 
     def __init__(
         self, graph: DependencyGraph, data: Iterable[Any], sampling: Sampling, ridge: float | None
@@ -127,10 +126,7 @@ class _Turn:
         self.graph = analyze(self.current, rules=graph.rules)
         self.readers = {reader.layer.name: reader for reader in readers_of(self.graph)}
         self.keep = torch.ones(len(graph.frozen), dtype=torch.bool)
-
-    def enter(self, layer: Layer) -> None:
-        """Measure the layer whose turn it is."""
-        self.name, self.here = layer.name, self._measure(layer)
+        self.masked = self.current  # the same weights, but what has left counts as zero
 
     def reads(self, layer: Layer, channels: Tensor) -> bool:
         """Return whether a layer reads any of some channels that can leave."""
@@ -138,12 +134,7 @@ class _Turn:
         return reader is not None and bool(torch.isin(channels, reader.channels).any())
 
     def _measure(self, layer: Layer) -> tuple[Moments, float]:
-        """Take the moments of a layer's errors and of its inputs, but for what has left."""
-        found = errors_of(self.before.traced, self.current, layer, self.data, self.sampling)
-        if layer.name in self.readers:
-            gone = ~self.keep[self.readers[layer.name].channels]
-            found[0].lose(layer.matrix(), gone.to(layer.weight.device))
-        return found
+        return errors_of(self.before.traced, self.masked, layer, self.data, self.sampling)
 
     def decide(self, group: Group, count: int, by: Ranking) -> None:
         """Choose which channels of a group leave."""
@@ -164,32 +155,22 @@ class _Turn:
         legality = Legality(self.before, scores)
         gone = _lowest(legality, group.components[self.keep[group.components]], count)
         self.keep = legality.repair(self.keep & ~gone)
-        self._remove()
+        self.masked = masked(self.graph, Mask.of_channels(self.graph, self.keep))
 
     def _regressions(self, reader: Reader, free: Tensor) -> list[Regression]:
         """Return what a layer would have to make of all that is left."""
         if not bool(free[reader.channels].any()):
             return []
         layer = reader.layer
-        moments, _ = self.here if layer.name == self.name else self._measure(layer)
+        moments, _ = self._measure(layer)
         intercept = takes_shift(self.current, layer, new=False)
         change, _ = moments.solve(self.ridge, intercept=intercept)
         target = layer.matrix().double() + change
         return regressions(reader, moments, self.ridge, centered=intercept, target=target)
 
-    def _remove(self) -> None:
-        """Let no layer read what has left."""
-        for reader in self.readers.values():
-            weight = reader.layer.matrix()
-            gone = ~self.keep[reader.channels].to(weight.device)
-            if reader.layer.name == self.name:
-                self.here[0].lose(weight, gone)
-            rest = weight.masked_fill(gone[:, None, :], 0)
-            reader.layer.weight.copy_(rest.reshape(reader.layer.weight.shape))
-
     def refit(self, layer: Layer) -> Repaired | None:
         """Make up for what has left, in this layer and before."""
-        return refit(self.current, layer, *self.here, self.ridge)
+        return refit(self.current, layer, *self._measure(layer), self.ridge)
 
 
 def _own_copy(model: fx.GraphModule) -> fx.GraphModule:

@@ -54,6 +54,30 @@ def test_coupled_groups_lose_channels_too(model: type[nn.Module], by: str) -> No
     assert bool(found.model(images()[0]).isfinite().all())
 
 
+class TwoReaders(nn.Module):
+    """A convolution and a transposed one, which is not repaired, read the same channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.one = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 1)
+        self.two, self.head = nn.ConvTranspose2d(6, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        return self.head(torch.relu(self.one(x) + self.two(x)))
+
+
+def test_what_is_not_repaired_reads_no_channel_that_has_left_either() -> None:
+    graph = analyzed(TwoReaders())
+    found = prune_in_turn(graph, {"stem": 3}, images(), sampling=ALL)
+    x = torch.cat(images())
+    wanted = graph.traced(x)
+    error = ((found.model(x) - wanted).square().sum() / wanted.square().sum()).detach()
+    assert found.repaired[-1].layer == "head.weight"
+    assert found.repaired[-1].after == pytest.approx(float(error), rel=1e-6)
+
+
 @pytest.mark.parametrize("by", RANKINGS)
 def test_the_compressed_model_makes_what_the_last_layer_was_measured_at(by: str) -> None:
     """No layer may count on a channel that has left, whoever reads it first."""
