@@ -69,8 +69,9 @@ def prune_in_turn(
         graph: The groups; its model does not change.
         counts: By name of a group, how many of its channels stay: a number, or what a mask says
             of that group, of which only the number counts.
-        data: Batches of inputs, or of (inputs, target), without labels; gone through once or twice
-            per layer, so a list or a loader, not an iterator.
+        data: Batches of inputs, or of (inputs, target), without labels; gone through once per
+            layer, and for each group once per layer that reads it, so a list or a loader, not an
+            iterator.
         by: `lasso`: channels whose factors a LASSO leaves; `obs`: those left by backward
             elimination; `cap`: those that explain most.
         ridge: On the diagonal of the Gram matrices, relative to its mean; by default more for
