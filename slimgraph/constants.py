@@ -202,6 +202,11 @@ class Constants:
         if all(value is None for value in found.values()):
             return None
         small = {leaf: _small(value, leaf) for leaf, value in found.items()}
+        result = self._applied(node, name, small)
+        return None if result is None else result.expand(node.meta["val"].shape)
+
+    def _applied(self, node: fx.Node, name: str, small: dict[fx.Node, Tensor]) -> Tensor | None:
+        """Run an op on small tensors; what depends on NaN is NaN."""
         unknown = torch.tensor(self._takes_sizes(node))
         zero = torch.zeros((), dtype=torch.bool)
         for value in small.values():
@@ -219,7 +224,7 @@ class Constants:
         )
         try:
             result = self._function(node)(*args, **kwargs)
-            return torch.where(unknown, torch.nan, result.double()).expand(node.meta["val"].shape)
+            return torch.where(unknown, torch.nan, result.double())
         except (RuntimeError, TypeError):
             return None
 

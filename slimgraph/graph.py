@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx
 
 from slimgraph.errors import UnknownGroupError
-from slimgraph.groups import Explanation, Group, Member, Reason, module_of
+from slimgraph.groups import Explanation, Group, Member, Reason, module_of, unique_names
 from slimgraph.labels import (
     MAKING,
     NOT_STORED,
@@ -163,7 +163,7 @@ class DependencyGraph:
         members = self._axes_of_groups(self.ledger.axes.values())
         opened = self._axes_of_groups(self.ledger.opened)
         reasons = self._reasons()
-        names = _unique_names(opened)
+        names = unique_names(opened)
         return tuple(
             Group(
                 names[i],
@@ -389,13 +389,3 @@ def _distinct(numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     found = np.argsort(first)
     found = found[first[found] < len(numbers)]
     return np.where(found == len(first) - 1, -1, found)
-
-
-def _unique_names(opened: list[list[Axis]]) -> list[str]:
-    """Name each group by the module that makes its channels, else by a parameter of no module."""
-    names: list[str] = []
-    for axes in opened:
-        axis = next((axis for axis in axes if axis.role == "out"), axes[0])
-        name = module_of(axis.parameter)
-        names.append(name if name not in names else f"{axis.parameter}[{axis.dim}]")
-    return names

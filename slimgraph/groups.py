@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from slimgraph.display import Rows, Shown
+from slimgraph.labels import Axis
 from slimgraph.remedies import remedy
 
 
@@ -114,3 +115,13 @@ def module_of(parameter: str) -> str:
     """
     owner, _, name = parameter.rpartition(".")
     return owner if name in ("weight", "bias") and owner else parameter
+
+
+def unique_names(opened: list[list[Axis]]) -> list[str]:
+    """Name each group by the module that makes its channels, else by a parameter of no module."""
+    names: list[str] = []
+    for axes in opened:
+        axis = next((axis for axis in axes if axis.role == "out"), axes[0])
+        name = module_of(axis.parameter)
+        names.append(name if name not in names else f"{axis.parameter}[{axis.dim}]")
+    return names

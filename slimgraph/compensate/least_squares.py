@@ -1,17 +1,19 @@
 """Least-squares reconstruction: each layer's weights, so that it makes what it made before."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed
-from torch import Tensor, fx
+from torch import fx
 
-from slimgraph.compensate.layers import Layer, layers_of
-from slimgraph.compensate.moments import Moments
-from slimgraph.compensate.running import batches, prefix
-from slimgraph.errors import SlimgraphError
+from slimgraph.calibrate.layers import Layer, layers_of
+from slimgraph.calibrate.moments import Moments
+from slimgraph.calibrate.ranks import Progress, tracked
+from slimgraph.calibrate.running import check_repeatable
+from slimgraph.calibrate.sampling import Sampling
+from slimgraph.compensate.differences import errors_of
+from slimgraph.compensate.pairs import add_shift, takes_shift
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,17 @@ def reconstruct(
     data: Iterable[Any],
     *,
     points: int = 10,
-    ridge: float = 1e-4,
+    ridge: float | None = None,
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = None,
 ) -> list[Repaired]:
     """Change the weights of a compressed model so that its layers make what they made before.
 
     Layer by layer in the order of the graph: the inputs come from the compressed model as it is
     by then, the wanted outputs from the dense one, so that errors do not add up. What changes is
     as little as the errors ask for: a layer without any keeps its weights bit by bit. A layer
-    without a bias gets none; recalibrate the norm behind it, or train.
+    without a bias gets none; the mean of a batch norm behind it changes instead. The last layer of
+    a branch also makes up for what the shortcut that it is added to has lost.
 
     Args:
         dense: The traced model before; nothing in it changes.
@@ -53,9 +56,10 @@ def reconstruct(
         data: Batches of inputs, or of (inputs, target), without labels; gone through once per
             layer, so a list or a loader, not an iterator.
         points: Positions per image that are looked at; for linear layers on sequences, too.
-        ridge: Weight of the change, relative to the inputs' mean square.
+        ridge: Weight of the change, relative to the inputs' mean square; by default more for
+            fewer rows, see `Moments.ridge`.
         seed: For the positions.
-        progress: Called with the name of each layer.
+        progress: Called with a line per layer; by default a bar in the terminal.
 
     Returns:
         One entry per layer that changed.
@@ -64,70 +68,40 @@ def reconstruct(
         SlimgraphError: The data is empty or can be gone through only once.
 
     Source: He, Zhang, Sun, Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017,
-    section 3.2 (asymmetric reconstruction); here as a ridge regression on the change.
+    section 3.2 (asymmetric reconstruction, and the target of a residual branch); here as a ridge
+    regression on the change.
     """
-    if iter(data) is data:
-        raise SlimgraphError(
-            "the data is an iterator, which can be gone through only once",
-            hint="give a list of batches, or a `DataLoader`",
-        )
-    found = []
-    for layer in layers_of(slim):
-        if progress is not None:
-            progress(layer.key.removesuffix(".weight"))
-        moments = _moments(dense, slim, layer, data, points, seed)
-        if float(moments[0].energy.sum()) == 0:
-            continue
-        errors, wanted = moments
-        change, shift = errors.solve(ridge, intercept=layer.bias is not None)
-        layer.weight.add_(change.reshape(layer.weight.shape).to(layer.weight))
-        if layer.bias is not None:
-            layer.bias.add_(shift.flatten().to(layer.bias))
-        left = _left(errors, change, shift) / wanted
-        found.append(Repaired(layer.key, float(errors.energy.sum()) / wanted, left))
+    check_repeatable(data)
+    found: list[Repaired] = []
+    sampling = Sampling(points, seed)
+    for layer in tracked(list(layers_of(slim)), "reconstruct layers", progress):
+        errors, wanted = errors_of(dense, slim, layer, data, sampling)
+        repaired = refit(slim, layer, errors, wanted, ridge)
+        found += [] if repaired is None else [repaired]
     return found
 
 
-def _moments(
-    dense: fx.GraphModule,
-    slim: fx.GraphModule,
-    layer: Layer,
-    data: Iterable[Any],
-    points: int,
-    seed: int,
-) -> tuple[Moments, float]:
-    """Return the moments of inputs and errors, and the energy of what is wanted."""
-    groups, outputs, columns = layer.matrix().shape
-    found = Moments(groups, columns, outputs, layer.weight.device)
-    wanted = torch.zeros((), dtype=torch.float64, device=layer.weight.device)
-    chance = torch.Generator().manual_seed(seed)
-    kept = _kept(slim, layer)
-    small, large = prefix(slim, layer.name), prefix(dense, layer.name)
-    for inputs in batches(slim, data):
-        (x, made), (_, target) = small(*inputs), large(*inputs)
-        channel = 1 if layer.stride else -1
-        target = target if kept is None else target.index_select(channel, kept.to(target.device))
-        count = layer.number_of_places(made)
-        number = points if layer.stride else points * inputs[0].shape[0]
-        places = torch.randperm(count, generator=chance)[:number].to(made.device)
-        rows, errors = layer.rows(x, target - made, places)
-        found.add(rows, errors)
-        wanted += layer.rows(x, target, places)[1].double().square().sum()
-    found.all_reduce()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(wanted)
-    return found, max(float(wanted), 1e-30)
+def refit(
+    model: fx.GraphModule, layer: Layer, errors: Moments, wanted: float, ridge: float | None
+) -> Repaired | None:
+    """Change a layer's weights as its errors ask for.
 
+    Args:
+        model: It changes.
+        layer: One of its layers.
+        errors: Moments of its inputs and errors.
+        wanted: Energy of what it should make.
+        ridge: See `Moments.solve`.
 
-def _kept(slim: fx.GraphModule, layer: Layer) -> Tensor | None:
-    entry = vars(slim)["plan"].kept.get(layer.key)
-    return None if entry is None else entry[0]
-
-
-def _left(moments: Moments, change: Tensor, shift: Tensor) -> float:
-    """Return `sum |e - D x - d|^2` from the moments alone."""
-    linear = (change.mT * moments.cross).sum() + (shift * moments.outputs).sum()
-    inner = (change @ moments.inputs[:, :, None])[:, :, 0]
-    square = ((change @ moments.gram) * change).sum() + moments.rows * shift.square().sum()
-    total = moments.energy.sum() - 2 * linear + square + 2 * (shift * inner).sum()
-    return max(float(total), 0.0)
+    Returns:
+        `None` if there are no errors.
+    """
+    before = float(errors.energy.sum())
+    if before == 0:
+        return None
+    intercept = takes_shift(model, layer, new=False)
+    change, shift = errors.solve(ridge, intercept=intercept)
+    layer.weight.add_(change.reshape(layer.weight.shape).to(layer.weight))
+    if intercept:
+        add_shift(model, layer, shift.flatten())
+    return Repaired(layer.key, before / wanted, errors.left(change, shift) / wanted)

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-import torch.distributed
 from torch import Tensor, fx
 
+from slimgraph.calibrate.ranks import Progress, all_reduce, tracked
+from slimgraph.calibrate.running import placer
 from slimgraph.errors import SlimgraphError
 from slimgraph.graph import DependencyGraph
 from slimgraph.importance.magnitude import MAKES
@@ -23,7 +24,7 @@ def taylor(
     loss: Loss = torch.nn.functional.cross_entropy,
     *,
     form: Form = "gate",
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = None,
 ) -> Tensor:
     """Score channels by the first-order change of a loss.
 
@@ -37,7 +38,7 @@ def taylor(
         data: Batches of (inputs, target).
         loss: Of the model's output and the target; a mean over the batch.
         form: Which of the two.
-        progress: Called with a line per batch.
+        progress: Called with a line per batch; by default a bar in the terminal.
 
     Returns:
         Shape: (channels,), in squared units of the loss; float64.
@@ -54,22 +55,20 @@ def taylor(
         slices = [s for s in slices if not s.node.users or not scaled >= s.node.users.keys()]
     weights = list({id(s.tensor): s.tensor for s in slices}.values())
     sums = torch.zeros(len(graph.frozen) + 1, dtype=torch.float64)  # the last counts batches
-    for index, batch in enumerate(data):
+    place = placer(graph.traced)
+    for batch in tracked(data, "gradients", progress):
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise SlimgraphError(
                 "this criterion needs targets", hint="let `data` yield (inputs, target) pairs"
             )
-        if progress is not None:
-            progress(f"gradients, batch {index + 1}")
-        inputs, target = batch
+        inputs, target = place(batch)
         made = graph.traced(*inputs) if isinstance(inputs, tuple | list) else graph.traced(inputs)
         found = torch.autograd.grad(loss(made, target), weights, allow_unused=True)
         gradients = {id(w): g for w, g in zip(weights, found, strict=True) if g is not None}
         change = _gates if form == "gate" else _weights
         sums[:-1] += change(graph, slices, gradients)
         sums[-1] += 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(sums)
+    all_reduce(sums)
     if not sums[-1]:
         raise SlimgraphError("the data has no batch", hint="is the loader used up already?")
     return sums[:-1] / sums[-1]

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, fx, nn
 
 import slimgraph as sg
+from slimgraph.calibrate.layers import layers_of
+from slimgraph.calibrate.moments import Moments
+from slimgraph.calibrate.running import prefix
 from slimgraph.compensate import reconstruct
-from slimgraph.compensate.layers import layers_of
-from slimgraph.compensate.moments import Moments
-from slimgraph.compensate.running import prefix
 
 Make = Callable[[], nn.Module]
 

@@ -24,6 +24,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("ops",),
     ("groups", "graph", "explanations", "naming", "analysis"),
     ("slices",),
+    ("calibrate",),
     (
         "cost",
         "importance",

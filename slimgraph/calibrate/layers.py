@@ -45,6 +45,12 @@ class Layer:
         """The kernel's sizes; empty for a linear layer."""
         return tuple(self.weight.shape[2:])
 
+    @property
+    def gram_bytes(self) -> int:
+        """What Gram matrices of its inputs take."""
+        groups, _, columns = self.matrix().shape
+        return 8 * groups * columns**2
+
     def rows(self, x: Tensor, y: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Pair inputs and outputs at some places.
 
@@ -60,9 +66,7 @@ class Layer:
         if not self.stride:
             flat = x.reshape(-1, x.shape[-1])[places], y.reshape(-1, y.shape[-1])[places]
             return flat[0][:, None], flat[1][:, None]
-        pads = [size for pair in reversed(self.padding) for size in pair]
-        if any(pads):
-            x = F.pad(x, pads, self.mode)
+        x = self._padded(x)
         for dim, (size, step, gap) in enumerate(
             zip(self.kernel, self.stride, self.dilation, strict=True), start=2
         ):
@@ -77,6 +81,32 @@ class Layer:
     def number_of_places(self, y: Tensor) -> int:
         """Count the positions among which `rows` may choose."""
         return y[0, 0].numel() if self.stride else y.numel() // y.shape[-1]
+
+    def apply(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Do what the layer does, with another weight and without its bias."""
+        if not self.stride:
+            return F.linear(x, weight)
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self.stride) - 1]
+        result: Tensor = convolve(
+            self._padded(x), weight, None, self.stride, 0, self.dilation, self.groups
+        )
+        return result
+
+    def _padded(self, x: Tensor) -> Tensor:
+        pads = [size for pair in reversed(self.padding) for size in pair]
+        return F.pad(x, pads, self.mode) if any(pads) else x
+
+    def draw(self, y: Tensor, points: int, images: int, chance: torch.Generator) -> Tensor:
+        """Choose positions for `rows`.
+
+        Args:
+            y: The layer's output.
+            points: How many per image, at most.
+            images: Size of the batch, which the positions of a linear layer run over, too.
+            chance: Draws them.
+        """
+        number = points if self.stride else points * images
+        return torch.randperm(self.number_of_places(y), generator=chance)[:number].to(y.device)
 
     def matrix(self) -> Tensor:
         """Return the weight as it multiplies the rows. Shape: (groups, out / groups, columns)."""
