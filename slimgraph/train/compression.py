@@ -11,7 +11,7 @@ from slimgraph.analysis import analyze
 from slimgraph.compensate import recalibrate, reconstruct
 from slimgraph.files import write_text
 from slimgraph.graph import DependencyGraph
-from slimgraph.importance import score
+from slimgraph.importance import DATA_CRITERIA, score
 from slimgraph.passes.select_channels import with_selections
 from slimgraph.select import Budget
 from slimgraph.serialize import save
@@ -31,7 +31,14 @@ def compress_stage(run: Run, state: State, stage: Stage) -> dict[str, Any]:
     if stage.number == 1 and run.first:
         save(dense, run.folder / "dense.slim")
     graph = analyze(dense, heads=recipe.heads)
-    scores = score(graph, recipe.criterion, normalize=recipe.normalize, seed=recipe.seed)
+    scores = score(
+        graph,
+        recipe.criterion,
+        normalize=recipe.normalize,
+        seed=recipe.seed,
+        data=_calibration(run) if recipe.criterion in DATA_CRITERIA else None,
+        progress=_silent,
+    )
     trial = Trial(
         graph, lambda small: accuracy_held_out(run, small), lambda *pair: _repair(run, *pair)
     )
@@ -77,13 +84,17 @@ def _repair(run: Run, dense: fx.GraphModule, small: fx.GraphModule) -> None:
     """Repair without labels, on training images as they are."""
     if run.recipe.repair == "none":
         return
-    images = run.data.calibration
-    count = min(run.recipe.calibration, len(images))
-    few = Subset(images, range(count))
-    batches = list(DataLoader(few, min(_BATCH, count), drop_last=True))
+    batches = _calibration(run)
     if run.recipe.repair == "reconstruct":
         reconstruct(dense, small, batches, progress=_silent)
     recalibrate(small, batches, progress=_silent)
+
+
+def _calibration(run: Run) -> list[Any]:
+    """Return batches of training images as they are, the same ones in all processes."""
+    images = run.data.calibration
+    count = min(run.recipe.calibration, len(images))
+    return list(DataLoader(Subset(images, range(count)), min(_BATCH, count), drop_last=True))
 
 
 def _silent(_: str) -> None:

@@ -12,7 +12,7 @@ from typer import Option
 from slimgraph import regularize
 from slimgraph.errors import BudgetError, SlimgraphError
 from slimgraph.graph import DependencyGraph
-from slimgraph.importance import CRITERIA
+from slimgraph.importance import CRITERIA, DATA_CRITERIA
 from slimgraph.regularize import Regularizer
 from slimgraph.select import STRATEGIES, Budget, Learning, Limits, Strategy
 
@@ -123,9 +123,10 @@ class Recipe:
                 raise SlimgraphError(
                     f"unknown {field.name} `{given}`", hint=f"use {', '.join(known)}"
                 )
-        if self.criterion not in CRITERIA:
+        criteria = (*CRITERIA, *DATA_CRITERIA)
+        if self.criterion not in criteria:
             raise SlimgraphError(
-                f"unknown criterion `{self.criterion}`", hint=f"use one of {', '.join(CRITERIA)}"
+                f"unknown criterion `{self.criterion}`", hint=f"use one of {', '.join(criteria)}"
             )
         for name, holds, wanted in self._ranges():
             if not holds:

@@ -213,6 +213,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "sensitivity": {"macs": None, "params": 0.5},
     "evolution": {"trials": 4, "repair": "none"},
     "cacp": {"trials": 5},
+    "greedy": {"criterion": "obs"},
 }
 
 
