@@ -43,7 +43,7 @@ _COMPOSED = (
     nn.TransformerDecoderLayer,
 )  # fmt: skip
 # What arguments mostly are; fx asks many more questions before it lets them pass.
-_PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype})
+_PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, fx.Node})
 # torch's own parametrisations that change their state in training: they stay calls.
 _STATEFUL = frozenset({"_SpectralNorm", "_Orthogonal"})
 

@@ -1,14 +1,16 @@
 """Tracing a module in both modes: what differs in numbers only follows the mode in the graph."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import starmap
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
+from torch.nn import functional as F
 
 from slimgraph.modes import Flag, Modes, TrainingMode
 from slimgraph.shapes import modules_of
@@ -16,6 +18,9 @@ from slimgraph.shapes import modules_of
 # A module is traced a second time only if that is not much work.
 _NODES = 200
 _NUMBER = (bool, int, float)
+_DROPOUTS = frozenset(
+    {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
+)
 
 
 class TwoModes(Modes):
@@ -61,9 +66,14 @@ class TwoModes(Modes):
             return self.tracer.create_proxy("call_module", path, *arguments)
         if different is None:
             self.unfollowed.add(path)
-        for node, merged in (different or {}).items():
-            self._follow(node, path, merged)
-        return result
+            return result
+        made: dict[_Dropped, Any] = {}
+        for node, merged in different.arguments.items():
+            with self.tracer.graph.inserting_before(node):
+                node.args, node.kwargs = self._follow(path, merged, made)
+        if not different.changes_result:
+            return result
+        return self.tracer.proxy(self._follow(path, different.result, made))
 
     def node(self, owner: str, *values: Any) -> fx.Node:
         """Record a call that tells the mode of a module, or returns one of two values by it.
@@ -88,12 +98,11 @@ class TwoModes(Modes):
 
     def _in_train_mode(
         self, module: nn.Module, path: str, call: Callable[[], Any], recorded: Any
-    ) -> tuple[Any, dict[fx.Node, Any] | None]:
+    ) -> "tuple[Any, _Difference | None]":
         """Trace a call in train mode, compare with what was recorded in eval mode, and forget it.
 
         Returns:
-            What the call returned; the arguments that differ in numbers only, by node, `None` if
-            more is different.
+            What the call returned; in what the modes differ, `None` if it is too much.
         """
         evaluated, returned = recorded
         before = self.tracer.mark()
@@ -110,17 +119,28 @@ class TwoModes(Modes):
             self.trains.discard(path)
             self.tracer.roll_back(before)
 
-    def _follow(self, node: fx.Node, owner: str, merged: Any) -> None:
-        """Let numbers in the arguments of a call follow a mode."""
+    def _follow(self, owner: str, merged: Any, made: "dict[_Dropped, Any]") -> Any:
+        """Let numbers follow a mode, and dropouts that only one mode calls."""
 
         def choose(arg: Any) -> Any:
+            if isinstance(arg, _Dropped):
+                return dropped(arg)
             if not isinstance(arg, _Differing):
                 return arg
             plain = arg.training is True and arg.evaluating is False
             return self.node(owner, *(() if plain else (arg.training, arg.evaluating)))
 
-        with self.tracer.graph.inserting_before(node):
-            node.args, node.kwargs = map_aggregate(merged, choose)
+        def dropped(call: _Dropped) -> fx.Node:
+            if call not in made:
+                source = choose(call.source)
+                options = {**call.options, "training": self.node(owner)}
+                made[call] = self.tracer.create_proxy(
+                    "call_function", call.function, (source,), options
+                ).node
+            found: fx.Node = made[call]
+            return found
+
+        return map_aggregate(merged, choose)
 
 
 class RecordedError(BaseException):
@@ -133,25 +153,60 @@ class _Differing:
     training: Any
 
 
+@dataclass(frozen=True, eq=False)
+class _Dropped:
+    """A dropout that is called in train mode only: eval mode passes what it reads."""
+
+    function: Callable[..., Any]
+    source: Any  # a node of eval mode, or another dropout
+    options: dict[str, Any]
+
+    @property
+    def passed(self) -> fx.Node:
+        """What stands for it in eval mode."""
+        passed: fx.Node = self.source
+        return self.source.passed if isinstance(self.source, _Dropped) else passed
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """What is different in train mode: arguments by node, and what a call returns."""
+
+    arguments: dict[fx.Node, Any]
+    result: Any
+    changes_result: bool
+
+
 class _OtherwiseError(Exception):
     """Two recordings differ in more than numbers."""
 
 
 def _merged(
     evaluated: list[fx.Node], result: Any, trained: list[fx.Node], other: Any
-) -> dict[fx.Node, Any] | None:
-    """Put what is recorded in eval and in train mode together: the arguments that differ."""
-    pair = [[n for n in nodes if not _is_aside(n)] for nodes in (evaluated, trained)]
-    if len(pair[0]) != len(pair[1]):
+) -> _Difference | None:
+    """Put what is recorded in eval and in train mode together."""
+    one, two = ([n for n in nodes if not _is_aside(n)] for nodes in (evaluated, trained))
+    alone = len(two) > len(one)
+    twins = [node for node in two if not (alone and _drops(node))]
+    if len(one) != len(twins):
         return None
-    merge = _Merge(dict(zip(*pair, strict=True)))
+    merge = _Merge(dict(zip(twins, one, strict=True)))
     try:
-        merge(result, other)
-        if merge.found:
-            return None
-        return dict(merge.nodes())
+        arguments = dict(merge.nodes(two))
+        before = merge.found
+        merged = merge(result, other)
     except _OtherwiseError:
         return None
+    changes = merge.found > before
+    if changes and not isinstance(merged, _Dropped):
+        return None
+    return _Difference(arguments, merged, changes)
+
+
+def _drops(node: fx.Node) -> bool:
+    """Return whether a call drops something, and passes it on in eval mode."""
+    training = node.args[2] if len(node.args) > 2 else node.kwargs.get("training", True)
+    return node.op == "call_function" and node.target in _DROPOUTS and training is True
 
 
 def _is_aside(node: fx.Node) -> bool:
@@ -163,14 +218,23 @@ def _is_aside(node: fx.Node) -> bool:
 
 @dataclass
 class _Merge:
-    """Merges values; mutable, it counts the numbers that differ."""
+    """Merges values of two modes; mutable, it counts what differs.
 
-    twins: dict[fx.Node, fx.Node]
+    Attributes:
+        evaluated: The node of eval mode for each of train mode; dropouts have none.
+    """
+
+    evaluated: dict[fx.Node, fx.Node]
+    dropped: dict[fx.Node, _Dropped] = field(default_factory=dict)
     found: int = 0
 
-    def nodes(self) -> Iterator[tuple[fx.Node, Any]]:
-        """Yield the nodes with other numbers, and their arguments."""
-        for node, twin in self.twins.items():
+    def nodes(self, trained: list[fx.Node]) -> Iterator[tuple[fx.Node, Any]]:
+        """Yield the nodes with other arguments, and these."""
+        for twin in trained:
+            node = self.evaluated.get(twin)
+            if node is None:
+                self._drop(twin)
+                continue
             before = self.found
             if (node.op, node.target) != (twin.op, twin.target):
                 raise _OtherwiseError
@@ -178,14 +242,20 @@ class _Merge:
             if self.found > before:
                 yield node, arguments
 
+    def _drop(self, node: fx.Node) -> None:
+        """Note a dropout with what it reads in eval mode."""
+        assert callable(node.target), "it is a function"
+        given = inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments
+        source = given.pop("input")
+        own = self.dropped.get(source, self.evaluated.get(source, source))
+        self.dropped[node] = _Dropped(node.target, own, given)
+
     def __call__(self, one: Any, other: Any) -> Any:
         """Merge two values."""
         if isinstance(one, fx.Proxy) and isinstance(other, fx.Proxy):
             one, other = one.node, other.node
         if isinstance(one, fx.Node):
-            if self.twins.get(one, one) is not other:
-                raise _OtherwiseError
-            return one
+            return self._node(one, other)
         if isinstance(one, list | tuple | dict | slice):
             return self._container(one, other)
         if one is other or (
@@ -196,6 +266,15 @@ class _Merge:
             raise _OtherwiseError
         self.found += 1
         return _Differing(one, other)
+
+    def _node(self, one: fx.Node, other: Any) -> Any:
+        if other in self.dropped:
+            self.found += 1
+            if self.dropped[other].passed is one:
+                return self.dropped[other]
+        elif self.evaluated.get(other, other) is one:
+            return one
+        raise _OtherwiseError
 
     def _container(self, one: Any, other: Any) -> Any:
         if isinstance(one, slice) and isinstance(other, slice):

@@ -106,7 +106,29 @@ class Heads(Net):
         return self.head(self.two(x, x, x)[0])
 
 
-NETS = (Paths, Dropouts, Numbers, Heads)
+class Branches(Net):
+    """Drops in branches of its own, in the middle and at the end of a submodule."""
+
+    def parts(self) -> dict[str, Any]:
+        return {"stem": conv(3, 8), "mid": Dropped(), "head": conv(8, 2)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        if self.training:
+            x = F.dropout2d(F.dropout(x, 0.3), p=0.2, training=True)
+        return self.head(x + self.mid(x))
+
+
+class Dropped(Net):
+    def parts(self) -> dict[str, Any]:
+        return {"conv": conv(8, 8)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return F.dropout(x, 0.4) if self.training else x
+
+
+NETS = (Paths, Dropouts, Numbers, Heads, Branches)
 
 
 def in_training(model: nn.Module, x: Tensor) -> Tensor:
