@@ -159,8 +159,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """Put a model into eval mode, and take back that and whatever forward stores in it."""
     modules = list({id(module): module for module in modules_of(model).values()}.values())
     modes = [module.training for module in modules]
-    before = [held for module in modules for held in _stores(module)]
-    copies = [held.copy() for held in before]
+    stores = [held for module in modules for held in _stores(module)]
+    before = [(held, held.copy() if held else _NOTHING) for held in stores]  # most are empty
     try:
         for module in modules:
             _set_mode(module, training=False)
@@ -168,8 +168,12 @@ def untouched(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in zip(modules, modes, strict=True):
             _set_mode(module, training=training)
-        for held, copy in zip(before, copies, strict=True):
-            _put_back(held, copy)
+        for held, copy in before:
+            if held or copy:
+                _put_back(held, copy)
+
+
+_NOTHING: dict[str, Any] = {}
 
 
 def _set_mode(module: nn.Module, *, training: bool) -> None:
@@ -184,12 +188,12 @@ def _stores(module: nn.Module) -> list[Any]:
     if isinstance(module, torch.jit.ScriptModule):  # its state lies outside Python
         return []
     own = vars(module)
-    return [own, *(own[name] for name in _STORES)]
+    return [own, *[own[name] for name in _STORES]]
 
 
 def _put_back(held: Any, copy: Any) -> None:
     if isinstance(held, set):
-        same = held == copy
+        same = held == set(copy)
     else:
         same = len(held) == len(copy) and all(map(is_, held.values(), copy.values()))
         same = same and list(held) == list(copy)
