@@ -68,8 +68,8 @@ def export(
     params: Annotated[str | None, typer.Option(help="Share or number that remains.")] = None,
     macs: Annotated[str | None, typer.Option(help="Share or number that remains.")] = None,
     criterion: Annotated[
-        str, typer.Option(help="l1, l2, bn_scale, oicsr, fpgm, lamp or random.")
-    ] = "l2",
+        str, typer.Option(help="auto (l2), l1, bn_scale, oicsr, fpgm, lamp or random.")
+    ] = "auto",
     order: Annotated[str, typer.Option(help="per_cost or score.")] = "per_cost",
     heads: Annotated[str, typer.Option(help="dims of every head, or whole heads.")] = "dims",
     round_to: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = 1,

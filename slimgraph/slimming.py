@@ -1,7 +1,7 @@
 """The one-call form: a model and a budget in, a smaller model out."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,6 +11,8 @@ from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
 from slimgraph.analysis import analyze
+from slimgraph.calibrate.running import check_repeatable
+from slimgraph.compensate import recalibrate, reconstruct
 from slimgraph.compress import Observer, shrink
 from slimgraph.dead import find_dead
 from slimgraph.display import Rows, Shown
@@ -80,7 +82,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     channels: float | None = None,
     params: float | None = None,
     macs: float | None = None,
-    criterion: str = "l2",
+    criterion: str = "auto",
     normalize: str = "mean",
     order: Order = "per_cost",
     heads: Heads = "dims",
@@ -89,6 +91,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     keep: Sequence[str] = (),
     seed: int = 0,
     mask: Mapping[str, Any] | Choice | None = None,
+    data: Iterable[Any] | None = None,
     selections: bool = False,
     constants: Semantics | None = None,
     observer: Observer | None = None,
@@ -105,7 +108,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         params: Budget in parameters.
         macs: Budget in multiply-accumulates. Without any budget only dead channels leave,
             those that are constant among them, which changes no output.
-        criterion: `l1`, `l2`, `bn_scale`, `oicsr`, `fpgm`, `lamp` or `random`.
+        criterion: See `slimgraph.score`; `auto` is `obs` with data, and `l2` without.
         normalize: See `slimgraph.score`.
         order: See `slimgraph.select`.
         heads: `dims` thins out every head of attention, `whole` takes heads away.
@@ -115,6 +118,9 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         seed: For `random`.
         mask: A decision already made, instead of a budget: a `slimgraph.Mask`, or what a strategy
             of `slimgraph.select` returns, whose trace then stands in the report.
+        data: Batches of inputs or of (inputs, target), a list or a loader; labels are not needed.
+            What is left then makes up for what went: layers are reconstructed and norms
+            recalibrated (`slimgraph.compensate`), so the result is better, and no longer exact.
         selections: Whether consumers of a value that many read may each lose other channels of
             it; see `slimgraph.with_selections`. With a budget, only selections are made that save
             more multiply-accumulates than their copies cost. Channels get a new order for them.
@@ -142,13 +148,17 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         "round_to": round_to, "max_removed": max_removed, "keep": tuple(keep), "seed": seed,
     }  # fmt: skip
     check_choice(choice, has_budget=bool(budget), has_mask=mask is not None)
+    check_data(data, chosen=bool(budget) or mask is not None)
+    if criterion == "auto":
+        choice["criterion"] = "l2" if data is None else "obs"
     check_semantics(constants or "zero")
     say("trace")
     traced = ensure_traced(model) if example_inputs is None else trace(model, example_inputs)
     say("group channels")
     graph = _grouped(traced, rules, heads, selections=selections)
     say("choose channels")
-    chosen, scores, settings = _choose(graph, mask, budget, choice)
+    chosen, scores, settings = _choose(graph, mask, budget, choice | {"data": data})
+    settings |= {} if data is None else {"repair": "reconstruct, recalibrate"}
     settings["constants"] = constants = constants or ("keep" if chosen is None else "zero")
     if chosen is not None and scores is not None:
         again = partial(_selected, budget=budget, choice=choice)
@@ -161,6 +171,10 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     report = graph.to_dict(keep=kept.channels, scores=scores, settings=settings)
     small = shrink(graph, kept, observer, effects, optimizer)
     small = _reordered(graph, small, observer, optimizer) if selections else small
+    if data is not None:
+        say("repair")
+        reconstruct(graph.traced, small, data)
+        recalibrate(small, data)
     return _result(graph, kept, small, report)
 
 
@@ -261,8 +275,9 @@ def _choose(
         return keep_channels(graph, mask), None, settings | {"criterion": "the given mask"}
     if not budget:
         return None, None, settings | {"criterion": "dead channels only"}
+    data = choice.pop("data")
     how = {name: choice[name] for name in ("criterion", "normalize", "seed")}
-    scores = score(graph, **how)
+    scores = score(graph, **how, data=data)
     return _selected(graph, scores, budget, choice), scores, choice | settings
 
 
@@ -281,6 +296,18 @@ _IDLE = {
     for name, parameter in inspect.signature(slim).parameters.items()
     if name in ("criterion", "normalize", "seed", *_HOW) and name != "heads"
 }
+
+
+def check_data(data: Iterable[Any] | None, *, chosen: bool) -> None:
+    """Refuse data that nothing would look at, or that can be gone through only once."""
+    if data is None:
+        return
+    if not chosen:
+        raise BudgetError(
+            "`data` has no use without a budget or a mask",
+            hint="add `channels`, `params`, `macs` or `mask`; dead channels leave without repair",
+        )
+    check_repeatable(data)
 
 
 def check_choice(
