@@ -118,7 +118,8 @@ def _patch_marked(stack: ExitStack) -> None:
     for (_, name), scope in marked.items():
         function = scope.get(name)
         if function is not None and getattr(function, "__module__", "") != "math":
-            stack.enter_context(patch.dict(scope, {name: _looked_into(function)}))
+            scope[name] = _looked_into(function)
+            stack.callback(scope.__setitem__, name, function)
     own = vars(torch)  # `torch.zeros(x.shape[0], 4)` has no tensor argument
     wrapped = {(id(own), f.__name__): own for f in FACTORIES if own.get(f.__name__) is f}
     stack.enter_context(patch.dict(marked, wrapped, clear=True))
