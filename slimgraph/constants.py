@@ -32,7 +32,7 @@ _MOVES = frozenset(
      "pixel_unshuffle", "view_as", "reshape_as"}
 )  # fmt: skip
 _MODULE_MOVES = (nn.Flatten, nn.Unflatten, nn.PixelUnshuffle)
-_SHAPE_OF_OTHER = frozenset({"expand_as", "type_as"})
+_SHAPE_OF_OTHER = frozenset({"expand_as", "type_as", "to"})
 _JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
 _RANDOM = frozenset(
     {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
@@ -203,7 +203,10 @@ class Constants:
             return None
         small = {leaf: _small(value, leaf) for leaf, value in found.items()}
         result = self._applied(node, name, small)
-        return None if result is None else result.expand(node.meta["val"].shape)
+        try:
+            return None if result is None else result.expand(node.meta["val"].shape)
+        except RuntimeError:  # the op makes another shape of small tensors
+            return None
 
     def _applied(self, node: fx.Node, name: str, small: dict[fx.Node, Tensor]) -> Tensor | None:
         """Run an op on small tensors; what depends on NaN is NaN."""

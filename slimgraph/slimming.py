@@ -144,21 +144,17 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     say = progress or (lambda _: None)
     budget = _given(channels=channels, params=params, macs=macs)
     choice: dict[str, Any] = {
-        "criterion": criterion, "normalize": normalize, "order": order, "heads": heads,
-        "round_to": round_to, "max_removed": max_removed, "keep": tuple(keep), "seed": seed,
+        "criterion": criterion, "normalize": normalize, "seed": seed, "data": data, "order": order,
+        "heads": heads, "round_to": round_to, "max_removed": max_removed, "keep": tuple(keep),
     }  # fmt: skip
     check_choice(choice, has_budget=bool(budget), has_mask=mask is not None)
-    check_data(data, chosen=bool(budget) or mask is not None)
-    if criterion == "auto":
-        choice["criterion"] = "l2" if data is None else "obs"
     check_semantics(constants or "zero")
     say("trace")
     traced = ensure_traced(model) if example_inputs is None else trace(model, example_inputs)
     say("group channels")
     graph = _grouped(traced, rules, heads, selections=selections)
     say("choose channels")
-    chosen, scores, settings = _choose(graph, mask, budget, choice | {"data": data})
-    settings |= {} if data is None else {"repair": "reconstruct, recalibrate"}
+    chosen, scores, settings = _choose(graph, mask, budget, choice)
     settings["constants"] = constants = constants or ("keep" if chosen is None else "zero")
     if chosen is not None and scores is not None:
         again = partial(_selected, budget=budget, choice=choice)
@@ -168,14 +164,9 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
             chosen, settings["spared"] = _with_constants(graph, chosen, scores, again, say)
     kept, effects = _decided(graph, chosen, constants)
     say("compress")
-    report = graph.to_dict(keep=kept.channels, scores=scores, settings=settings)
     small = shrink(graph, kept, observer, effects, optimizer)
     small = _reordered(graph, small, observer, optimizer) if selections else small
-    if data is not None:
-        say("repair")
-        reconstruct(graph.traced, small, data)
-        recalibrate(small, data)
-    return _result(graph, kept, small, report)
+    return _result(graph, kept, _repaired(graph.traced, small, data, say), scores, settings)
 
 
 def _given(**budgets: float | None) -> dict[str, float]:
@@ -237,9 +228,14 @@ def _grouped(
 
 
 def _result(
-    graph: DependencyGraph, kept: KeptChannels, model: fx.GraphModule, report: dict[str, Any]
+    graph: DependencyGraph,
+    kept: KeptChannels,
+    model: fx.GraphModule,
+    scores: Tensor | None,
+    settings: dict[str, Any],
 ) -> SlimResult:
     """Put the result together; constants may need numbers that the model did not have."""
+    report = graph.to_dict(keep=kept.channels, scores=scores, settings=settings)
     known = {name for name, _ in graph.traced.named_parameters(remove_duplicate=False)}
     added = (tensor for name, tensor in model.named_parameters() if name not in known)
     report["totals"]["after"]["params"] += sum(tensor.numel() for tensor in added)
@@ -268,6 +264,9 @@ def _choose(
 ) -> tuple[Tensor | None, Tensor | None, dict[str, Any]]:
     """Return which channels stay, their scores if there are any, and how they were chosen."""
     settings: dict[str, Any] = {"budget": budget, "keep": list(choice["keep"])}
+    data = choice["data"]
+    if data is not None:
+        settings["repair"] = "reconstruct, recalibrate"
     if isinstance(mask, Choice):
         found = settings | {"criterion": "the given choice", "trace": mask.trace.to_dict()}
         return keep_channels(graph, mask.mask), None, found
@@ -275,10 +274,12 @@ def _choose(
         return keep_channels(graph, mask), None, settings | {"criterion": "the given mask"}
     if not budget:
         return None, None, settings | {"criterion": "dead channels only"}
-    data = choice.pop("data")
     how = {name: choice[name] for name in ("criterion", "normalize", "seed")}
+    if how["criterion"] == "auto":
+        how["criterion"] = "l2" if data is None else "obs"
     scores = score(graph, **how, data=data)
-    return _selected(graph, scores, budget, choice), scores, choice | settings
+    told = {name: value for name, value in choice.items() if name != "data"}
+    return _selected(graph, scores, budget, choice), scores, told | how | settings
 
 
 _HOW = ("order", "heads", "round_to", "max_removed", "keep")
@@ -298,16 +299,18 @@ _IDLE = {
 }
 
 
-def check_data(data: Iterable[Any] | None, *, chosen: bool) -> None:
-    """Refuse data that nothing would look at, or that can be gone through only once."""
-    if data is None:
-        return
-    if not chosen:
-        raise BudgetError(
-            "`data` has no use without a budget or a mask",
-            hint="add `channels`, `params`, `macs` or `mask`; dead channels leave without repair",
-        )
-    check_repeatable(data)
+def _repaired(
+    dense: fx.GraphModule,
+    small: fx.GraphModule,
+    data: Iterable[Any] | None,
+    say: Callable[[str], None],
+) -> fx.GraphModule:
+    """Let what is left make up for what went, if there is data that tells how."""
+    if data is not None:
+        say("repair")
+        reconstruct(dense, small, data)
+        recalibrate(small, data)
+    return small
 
 
 def check_choice(
@@ -331,6 +334,13 @@ def check_choice(
     check_order(choice.get("order", "per_cost"), choice.get("heads", "dims"))
     if has_budget and has_mask:
         raise BudgetError("a mask leaves no choice", hint="give a mask or a budget, not both")
+    if choice.get("data") is not None:
+        if not has_budget and not has_mask:
+            raise BudgetError(
+                "`data` has no use without a budget or a mask",
+                hint="add `channels`, `params`, `macs` or `mask`; dead channels need no repair",
+            )
+        check_repeatable(choice["data"])
     if has_budget:
         return
     idle = next((name for name in _IDLE if choice.get(name, _IDLE[name]) != _IDLE[name]), None)
