@@ -12,7 +12,7 @@ from tools.experiments.networks import NETWORKS
 
 FEW = [
     "--data", "digits", "--epochs", "3", "--width", "0.25", "--shares", "0.5", "--criteria", "l2",
-    "obs", "--repairs", "none", "reconstruct", "prune_in_turn", "--images", "128", "--held-out",
+    "obs", "--repairs", "none", "reconstruct", "--images", "128", "--held-out",
     "100", "--test", "200", "--tune-steps", "4",
 ]  # fmt: skip
 
@@ -32,7 +32,7 @@ def test_it_measures_every_way_once_and_goes_on_where_it_was(
     ways = [(r["criterion"], r["repair"]) for r in document["rows"] if r["tuned"] is None]
     assert ways == [
         ("dense", "none"), ("l2", "none"), ("l2", "reconstruct"), ("obs", "none"),
-        ("obs", "reconstruct"), ("obs", "prune_in_turn"),
+        ("obs", "reconstruct"),
     ]  # fmt: skip
     found = dict(zip(ways, document["rows"], strict=False))
     assert found["dense", "none"]["accuracy"] > 0.8
