@@ -3,6 +3,7 @@
     python -m tools.experiments.one_shot                      # all networks, as in docs
     python -m tools.experiments.one_shot resnet-20 --resume   # one, where it was stopped
     python -m tools.experiments.one_shot --pages              # only the page, from what there is
+    python -m tools.experiments.figures                       # the figure; then --pages once more
 
 A network is trained on Fashion-MNIST, or loaded if it has been before. Then it is made smaller
 in each way, with at most 1,024 images; labels are only for Taylor scores, of both tools. The best
@@ -24,6 +25,8 @@ from torch import nn
 from slimgraph.errors import SlimgraphError
 from slimgraph.files import write_text
 from slimgraph.train.data import Data, load_data
+from tools.experiments.figures import NAME as FIGURE
+from tools.experiments.figures import RESULTS
 from tools.experiments.journal import ROOT, Journal, Record
 from tools.experiments.networks import NETWORKS
 from tools.experiments.one_shot_page import PAGE, page
@@ -41,7 +44,6 @@ from tools.experiments.verdicts import (
     goals,
 )
 
-RESULTS = Path(__file__).parent / "results" / "one-shot"
 CACHE = ROOT / "build" / "experiments"
 MOST_IMAGES = 1024
 TUNE_RATE = 0.02
@@ -243,7 +245,9 @@ def main(words: Sequence[str] | None = None) -> int:
     target = asked.page or (PAGE if asked.output == RESULTS else None)
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_text(target, page(documents))
+        picture = f"{FIGURE}.svg"
+        there = (target.parent / picture).exists()
+        write_text(target, page(documents, picture if there else None))
     chosen = asked.networks or NETWORKS
     reached = goals({n: documents[n]["rows"] if n in documents else [] for n in chosen})
     print(*reached, sep="\n")

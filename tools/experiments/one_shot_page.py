@@ -44,16 +44,18 @@ python -m tools.experiments.one_shot
 """
 
 
-def page(documents: dict[str, Record]) -> str:
+def page(documents: dict[str, Record], picture: str | None = None) -> str:
     """Render what was measured as Markdown.
 
     Args:
         documents: Of the journal, by the name of the network.
+        picture: The figure's file, beside the page, if there is one.
     """
     rows = {name: document["rows"] for name, document in documents.items()}
     every = {name: rows.get(name, []) for name in NETWORKS}  # what was not measured is missed
     verdicts = [f"- {goal}".replace("MISSED", "**MISSED**") for goal in goals(every)]
     lines = [INTRODUCTION, "## Goals\n", *verdicts, "", "## At half the work\n", *_half(rows)]
+    lines += [f"\n![Accuracy against work, network by network]({picture})"] if picture else []
     for name, document in documents.items():
         lines += ["", f"## {name}\n", *_network(document)]
     return "\n".join(lines) + "\n"
