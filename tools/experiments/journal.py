@@ -46,6 +46,20 @@ def circumstances() -> Record:
     }  # fmt: skip
 
 
+def circumstances_said(run: Record) -> str:
+    """Say in one sentence what `circumstances` returned.
+
+    Args:
+        run: What it returned.
+    """
+    machine, versions = run["machine"], run["versions"]
+    named = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return (
+        f"Measured {run['date'][:10]} at {run['commit']} on {machine['processor']}, "
+        f"{machine['cores']} cores, {machine['threads']} threads; {named}."
+    )
+
+
 class Journal:
     """The rows of one experiment.
 
@@ -82,6 +96,11 @@ class Journal:
 
     def add(self, row: Record) -> None:
         """Write one more row to the file, at once."""
-        self.rows.append(row | {"run": len(self.document["runs"]) - 1})
+        self.add_all([row])
+
+    def add_all(self, rows: list[Record]) -> None:
+        """Write rows that belong together to the file, at once."""
+        run = len(self.document["runs"]) - 1
+        self.rows.extend(row | {"run": run} for row in rows)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_text(self.path, json.dumps(self.document, indent=1) + "\n")

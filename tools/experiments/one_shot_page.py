@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from tools.experiments.journal import ROOT
+from tools.experiments.journal import ROOT, circumstances_said
 from tools.experiments.networks import NETWORKS
 from tools.experiments.verdicts import (
     DEFAULT,
@@ -103,7 +103,7 @@ def _network(document: Record) -> list[str]:
     seeds = sorted({row["seed"] for row in rows})
     lines = [
         f"{_said(settings)}; seeds {', '.join(map(str, seeds))}.\n",
-        *(f"{_circumstances(run)}\n" for run in _used(rows, runs)),
+        *(f"{circumstances_said(run)}\n" for run in _used(rows, runs)),
         *_frontier(found),
         "",
     ]
@@ -126,15 +126,6 @@ def _said(settings: Record) -> str:
 def _used(rows: list[Record], runs: list[Record]) -> list[Record]:
     """Leave out runs that measured nothing."""
     return [run for index, run in enumerate(runs) if any(row["run"] == index for row in rows)]
-
-
-def _circumstances(run: Record) -> str:
-    machine, versions = run["machine"], run["versions"]
-    named = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return (
-        f"Measured {run['date'][:10]} at {run['commit']} on {machine['processor']}, "
-        f"{machine['cores']} cores, {machine['threads']} threads; {named}."
-    )
 
 
 def _frontier(found: dict[Way, Cell]) -> list[str]:
