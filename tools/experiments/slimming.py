@@ -113,7 +113,8 @@ def _run(
     with torch.random.fork_rng():
         torch.manual_seed(facts["seed"])
         model = build(name, data.shape, data.classes, asked.width)
-    places = (name, asked.data, *map(str, facts.values()), str(asked.epochs), str(asked.width))
+    decides = (*facts.values(), asked.epochs, asked.width, asked.strength)
+    places = (name, asked.data, *map(str, decides))
     try:
         found = train(model, data, own, asked.cache / "slimming" / "-".join(places)).rows
     except SlimgraphError as error:
