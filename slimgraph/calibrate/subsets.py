@@ -16,6 +16,8 @@ from slimgraph.calibrate.moments import Moments, factor_of
 from slimgraph.calibrate.ranks import Progress, tracked
 from slimgraph.calibrate.readers import Reader
 
+_ROUNDING = 1e-6  # of products in single precision, which sums in double do not mend
+
 
 @dataclass(frozen=True, eq=False)
 class Regression:
@@ -58,8 +60,11 @@ def regressions(
     gram, _ = moments.centered(intercept=centered)
     weight = reader.layer.matrix().double()
     wanted = weight if target is None else target
-    energy = float(((wanted @ gram) * wanted).sum())
-    if not energy > 0:
+    energy, whole = (
+        float(((wanted @ each) * wanted).sum())
+        for each in (gram, moments.centered(intercept=False)[0])
+    )
+    if not energy > _ROUNDING * whole:
         return []
     parts = zip(gram, weight, wanted, reader.channels, strict=True)
     return [Regression(*part, energy, moments.ridge(ridge)) for part in parts]

@@ -132,3 +132,13 @@ def test_criteria_from_data_say_what_they_need(criterion: str) -> None:
         sg.score(graph, criterion)
     with pytest.raises(sg.SlimgraphError, match="no batch"):
         sg.score(graph, criterion, data=[])
+
+
+@pytest.mark.parametrize("criterion", ["obs", "cap", "lasso"])
+def test_a_layer_whose_inputs_hardly_vary_says_nothing(criterion: str) -> None:
+    """What it makes varies by rounding alone, of which nothing can be told."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    even = [torch.full((8, 3, 4, 4), 7.0) + 1e-6 * torch.randn(8, 3, 4, 4) for _ in range(2)]
+    graph = sg.analyze(sg.trace(model, even[0]))
+    scores = sg.score(graph, criterion, data=even, normalize="none")
+    assert scores[graph.group_of("0").components].isinf().all()
