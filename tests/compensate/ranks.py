@@ -1,9 +1,5 @@
 """What each rank of the distributed test repairs; a module of its own, so that ranks can import."""
 
-from pathlib import Path
-
-import torch
-import torch.distributed
 from torch import Tensor
 
 import slimgraph as sg
@@ -33,12 +29,3 @@ def weights(rank: int, ranks: int) -> dict[str, Tensor]:
     recalibrate(models["b"], data)
     models["t"] = prune_in_turn(graph, {"0": 5}, data, sampling=ALL).model
     return {f"{n}.{key}": t for n, m in models.items() for key, t in m.state_dict().items()}
-
-
-def run(rank: int, folder: str) -> None:
-    """Join two ranks, repair, and leave the weights in a file."""
-    store = torch.distributed.FileStore(str(Path(folder) / "store"), 2)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    torch.set_num_threads(1)
-    torch.save(weights(rank, 2), Path(folder) / f"{rank}.pt")
-    torch.distributed.destroy_process_group()

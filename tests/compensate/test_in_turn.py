@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 import slimgraph as sg
 from slimgraph.compensate import prune_in_turn
+from slimgraph.compensate.in_turn import Pruned
 from slimgraph.errors import BudgetError, UnknownGroupError
 from slimgraph.importance import Sampling
 from tests.calibrate.test_subsets import share_missed
@@ -68,14 +69,18 @@ class TwoReaders(nn.Module):
         return self.head(torch.relu(self.one(x) + self.two(x)))
 
 
-def test_what_is_not_repaired_reads_no_channel_that_has_left_either() -> None:
-    graph = analyzed(TwoReaders())
-    found = prune_in_turn(graph, {"stem": 3}, images(), sampling=ALL)
+def assert_last_layer_makes_what_it_says(graph: sg.DependencyGraph, found: Pruned) -> None:
     x = torch.cat(images())
     wanted = graph.traced(x)
     error = ((found.model(x) - wanted).square().sum() / wanted.square().sum()).detach()
     assert found.repaired[-1].layer == "head.weight"
     assert found.repaired[-1].after == pytest.approx(float(error), rel=1e-6)
+
+
+def test_what_is_not_repaired_reads_no_channel_that_has_left_either() -> None:
+    graph = analyzed(TwoReaders())
+    found = prune_in_turn(graph, {"stem": 3}, images(), sampling=ALL)
+    assert_last_layer_makes_what_it_says(graph, found)
 
 
 @pytest.mark.parametrize("by", RANKINGS)
@@ -84,11 +89,7 @@ def test_the_compressed_model_makes_what_the_last_layer_was_measured_at(by: str)
     graph = analyzed(Blocks())
     counts = {"stem": 3, "a1": 6, "a2": 5}
     found = prune_in_turn(graph, counts, images(), by=by, sampling=ALL)  # type: ignore[arg-type]
-    x = torch.cat(images())
-    wanted = graph.traced(x)
-    error = ((found.model(x) - wanted).square().sum() / wanted.square().sum()).detach()
-    assert found.repaired[-1].layer == "head.weight"
-    assert found.repaired[-1].after == pytest.approx(float(error), rel=1e-6)
+    assert_last_layer_makes_what_it_says(graph, found)
 
 
 @pytest.mark.parametrize("by", RANKINGS)

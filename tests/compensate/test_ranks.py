@@ -2,17 +2,9 @@
 
 from pathlib import Path
 
-import torch
-import torch.multiprocessing
-
-from tests.compensate.ranks import run, weights
+from tests.compensate.ranks import weights
+from tests.ranks import assert_two_as_one
 
 
 def test_two_ranks_repair_as_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(run, args=(str(tmp_path),), nprocs=2)
-    alone = weights(0, 1)
-    for rank in (0, 1):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found.keys() == alone.keys()
-        for key, value in alone.items():
-            torch.testing.assert_close(found[key], value, rtol=1e-6, atol=1e-9)
+    assert_two_as_one(weights, tmp_path, rtol=1e-6, atol=1e-9)

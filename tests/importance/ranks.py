@@ -1,9 +1,6 @@
 """What each rank of the distributed test scores; a module of its own, so that ranks can import."""
 
-from pathlib import Path
-
 import torch
-import torch.distributed
 from torch import Tensor
 
 import slimgraph as sg
@@ -27,12 +24,3 @@ def scores(rank: int, ranks: int) -> dict[str, Tensor]:
         else:
             found[name] = sg.score(graph, name, data=pairs, loss=torch.nn.functional.mse_loss)
     return found
-
-
-def run(rank: int, folder: str) -> None:
-    """Join two ranks, score, and leave the scores in a file."""
-    store = torch.distributed.FileStore(str(Path(folder) / "store"), 2)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    torch.set_num_threads(1)
-    torch.save(scores(rank, 2), Path(folder) / f"{rank}.pt")
-    torch.distributed.destroy_process_group()

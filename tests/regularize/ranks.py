@@ -1,10 +1,6 @@
 """What each rank of the distributed test runs; a module of its own, so that ranks can import it."""
 
-import os
-from pathlib import Path
-
 import torch
-import torch.distributed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -42,13 +38,3 @@ def train(rank: int, ranks: int) -> dict[str, torch.Tensor]:
         steps[1].step(optimizer)
         optimizer.zero_grad()
     return graph.traced.state_dict()
-
-
-def run(rank: int, folder: str) -> None:
-    """Join two ranks, train, and leave the weights in a file."""
-    os.environ.update(MASTER_ADDR="127.0.0.1")
-    store = torch.distributed.FileStore(str(Path(folder) / "store"), 2)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    torch.set_num_threads(1)
-    torch.save(train(rank, 2), Path(folder) / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
