@@ -12,7 +12,7 @@ from slimgraph.kept import KeptChannels
 from slimgraph.op_names import canonical
 from slimgraph.pass_manager import Pass, PassResult, clone
 from slimgraph.rules import POSITIONS, Call, Rule, RuleTable
-from slimgraph.shapes import device_of, modules_of, names_of, stored_tensors
+from slimgraph.shapes import device_of, give, modules_of, names_of, stored_tensors
 from slimgraph.structures import holds_tensor
 
 
@@ -113,7 +113,8 @@ class _Rebuild:
         self._copied(node, op, call.target, tuple(call.args), call.kwargs)
 
     def _copied(self, node: fx.Node, op: str, target: Any, args: Any, kwargs: Any) -> None:
-        made = self.new.create_node(op, target, args, kwargs, node.name, node.type)
+        made = self.new.create_node(op, target, None, None, node.name, node.type)
+        give(made, args, kwargs)
         if made.name != node.name:
             made.name = node.name
         made.meta.update(node.meta)  # fx looks the node up for every attribute that is set

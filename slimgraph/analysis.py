@@ -2,7 +2,7 @@
 
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, get_args
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
+from slimgraph.collecting import collector_paused
 from slimgraph.errors import BudgetError, UnknownOpWarning, UnsupportedOpError
 from slimgraph.functions import is_elementwise
 from slimgraph.graph import DependencyGraph
@@ -34,6 +35,7 @@ _HARMLESS = frozenset(
 _TRANSPOSES = frozenset({"T", "mT"})
 
 
+@collector_paused()
 def analyze(
     traced: fx.GraphModule,
     *,
@@ -73,7 +75,7 @@ def analyze(
     walk.ledger.close()
     for why, where in walk.missing.items():
         message = f"{why} at {where}; the channels it touches stay (docs/add-an-op.md)"
-        warnings.warn(message, UnknownOpWarning, stacklevel=2)
+        warnings.warn(message, UnknownOpWarning, stacklevel=3)
     graph = DependencyGraph(traced, walk.ledger, walk.values, walk.kinds, rules)
     while ties := _ties_of_heads(graph):
         for left, right, node in ties:
@@ -119,8 +121,8 @@ class Walk:
         self.values: dict[fx.Node, Any] = {}
         self.kinds: dict[fx.Node, str] = {}
         self.missing: dict[str, str] = {}  # why an op has no rule, and where it is called first
-        self.names = parameter_names(traced)
         self.modules = modules_of(traced)
+        self.names = parameter_names(traced, self.modules)
 
     def visit(self, node: fx.Node) -> Any:
         """Return what the labels say of a node's value."""
@@ -256,9 +258,12 @@ class Walk:
         return Value(tuple(stored.shape), parameter=known, node=node)
 
 
-def parameter_names(module: nn.Module) -> dict[int, str]:
+def parameter_names(
+    module: nn.Module, modules: Mapping[str, nn.Module] | None = None
+) -> dict[int, str]:
     """Map the identity of every parameter and buffer to its first name."""
-    return {tensor: names[0] for tensor, names in names_of(stored_tensors(module)).items()}
+    stored = stored_tensors(module, modules)
+    return {tensor: names[0] for tensor, names in names_of(stored).items()}
 
 
 def _plain(module: nn.Module, form: ModuleForm) -> bool:

@@ -47,9 +47,17 @@ def clone(graph_module: GraphModule, graph: Graph | None = None) -> GraphModule:
     return copied
 
 
-def used_by(graph: Graph, model: nn.Module) -> dict[str, Any]:
-    """Look up what a graph names of a model: modules, parameters, buffers and constants."""
-    modules = modules_of(model)
+def used_by(
+    graph: Graph, model: nn.Module, modules: Mapping[str, nn.Module] | None = None
+) -> dict[str, Any]:
+    """Look up what a graph names of a model: modules, parameters, buffers and constants.
+
+    Args:
+        graph: It names them.
+        model: It has them.
+        modules: What `modules_of` says of it, if that is known.
+    """
+    modules = modules_of(model) if modules is None else modules
     found: dict[str, Any] = {}
     for node in graph.nodes:
         name = str(node.target)

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from slimgraph.analysis import analyze
 from slimgraph.calls import calls_of
 from slimgraph.cloning import compiled
+from slimgraph.collecting import collector_paused
 from slimgraph.effects import Effect
 from slimgraph.errors import PostconditionError
 from slimgraph.graph import DependencyGraph
@@ -36,6 +37,7 @@ from slimgraph.zeroing import switched_off
 Observer = Callable[[str, fx.GraphModule, fx.GraphModule], None]
 
 
+@collector_paused()
 def compress(
     traced: fx.GraphModule | DependencyGraph,
     mask: Mapping[str, Any],

@@ -58,7 +58,7 @@ def climb(
     for name, reason in traced.meta["leaves"].items():
         if name not in leaves:
             part = f"`{name}`" if name else f"the forward of `{type(model).__name__}`"
-            warnings.warn(f"{part} cannot be traced and stays opaque: {reason}", stacklevel=4)
+            warnings.warn(f"{part} cannot be traced and stays opaque: {reason}", stacklevel=5)
     return traced
 
 

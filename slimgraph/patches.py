@@ -94,7 +94,8 @@ def _is_instance(value: Any, kinds: Any, known: Callable[..., bool] = isinstance
 def _scopes(model: nn.Module) -> list[dict[str, Any]]:
     """Return the global names of every file that defines a part of a model, but torch's."""
     scripted = torch.jit.ScriptModule
-    kinds = {type(module) for module in model.modules() if not isinstance(module, scripted)}
+    modules = modules_of(model).values()
+    kinds = {type(module) for module in modules if not isinstance(module, scripted)}
     scopes = [getattr(kind.forward, "__globals__", {}) for kind in kinds]
     own = [s for s in scopes if not str(s.get("__name__", "torch")).startswith("torch.")]
     return list({id(scope): scope for scope in own if "len" not in scope}.values())

@@ -28,7 +28,7 @@ from slimgraph.shapes import (
     MetaRunner,
     attribute,
     device_of,
-    modules_of,
+    give,
     stored_tensors,
     to_meta,
 )
@@ -83,13 +83,13 @@ class ValueTracer(fx.Tracer):
         self.run = MetaRunner(model, self.device)
         self.evaluating = False
         self.modes = TwoModes(self)
-        stored = stored_tensors(model)
+        stored = stored_tensors(model, self.run.modules)
         self.names = {id(stored[name]): name for name in reversed(stored)}  # the first of each
         self.written: dict[int, tuple[Tensor, fx.Proxy]] = {}
         self.read: dict[str, fx.Proxy] = {}
         self.opaque: dict[str, str] = {}
         self.bare: set[str] = set()
-        unknown = self.leaves - modules_of(model).keys() if leaves else None
+        unknown = self.leaves - self.run.modules.keys()
         if unknown:
             raise TraceError(f"`leaves` names `{min(unknown)}`, which is no submodule")
 
@@ -185,9 +185,12 @@ class ValueTracer(fx.Tracer):
         pairs = [(key, given.get(key)) for key in made]
         return self.create_node("call_function", type(made), (pairs,), {})
 
-    def create_node(self, kind: str, target: Any, *rest: Any, **more: Any) -> fx.Node:
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any
+    ) -> fx.Node:
         """Record a node; constants that forward makes, and containers, come this way only."""
-        node = super().create_node(kind, target, *rest, **more)
+        node = super().create_node(kind, target, (), {}, *rest, **more)
+        give(node, args, kwargs)
         if kind == "get_attr":
             outer, self.evaluating = self.evaluating, True  # `getattr` would record it again
             node.meta.update(val=to_meta(attribute(self.root, target)), source="")

@@ -13,7 +13,7 @@ from slimgraph.functions import recorded_functions
 from slimgraph.optimizers import PRUNED_FROM
 from slimgraph.patches import traceable, untouched
 from slimgraph.proxies import ValueTracer
-from slimgraph.shapes import to_meta, without_hooks
+from slimgraph.shapes import modules_of, to_meta, without_hooks
 from slimgraph.shuffles import join_shuffles
 from slimgraph.sources import raised_at
 from slimgraph.structures import holds_tensor
@@ -52,7 +52,7 @@ def record(
             _prune(graph)
             for node in graph.nodes:
                 node.meta.pop("is_wrapped", None)  # fx would wrap `torch.zeros` ever after
-            used = used_by(graph, model)
+            used = used_by(graph, model, tracer.run.modules)
         traced = assemble(used, graph, model)
         traced._tracer_cls = None  # unpickling would call it without its arguments
     except SlimgraphError:
@@ -74,7 +74,7 @@ def record(
     traced.meta["leaves"] = {k: v for k, v in (named | tracer.opaque).items() if k in called}
     for name in tracer.bare:
         without_hooks(traced.get_submodule(name))
-    for module in list(traced.modules()):
+    for module in modules_of(traced).values():
         _settle_pruning(module)
     return traced
 

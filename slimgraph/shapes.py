@@ -75,6 +75,13 @@ def to_meta(value: Any) -> Any:
     return map_tensors(lambda tensor: tensor.to("meta"), value)
 
 
+def give(node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Set what a new node is called with; `create_node` would look through it in Python first."""
+    node.args = args
+    if kwargs:
+        node.kwargs = kwargs  # type: ignore[assignment]  # fx copies it
+
+
 def place(node: fx.Node) -> str:
     """Name a node and where the user's model makes it: `%add (resnet.py:93)`."""
     source = node.meta.get("source", "")
@@ -87,18 +94,18 @@ class MetaRunner:
     def __init__(self, root: nn.Module, device: torch.device) -> None:
         self.root = root
         self.device = device
-        self._modules = modules_of(root)
+        self.modules = modules_of(root)
         self._leaves: dict[str, nn.Module] = {}
         self.bare: set[str] = set()  # leaves whose hooks the graph contains
 
     def add(self, target: str, module: nn.Module) -> None:
         """Learn of a module that the root has got."""
-        self._modules[target] = module
+        self.modules[target] = module
 
     def leaf(self, target: str) -> nn.Module:
         """Return the data-less twin of a leaf module."""
         if target not in self._leaves:
-            twin = shallow(self._modules[target], lambda tensor: tensor.to("meta"))
+            twin = shallow(self.modules[target], lambda tensor: tensor.to("meta"))
             if target in self.bare:
                 without_hooks(twin)
                 vars(twin).pop("forward", None)  # the tracer's, while it runs the hooks
@@ -141,7 +148,7 @@ class MetaRunner:
     def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         from slimgraph.opaque import is_opaque, run_opaque
 
-        module, twin = self._modules[str(node.target)], self.leaf(str(node.target))
+        module, twin = self.modules[str(node.target)], self.leaf(str(node.target))
         if is_opaque(module):
             return run_opaque(module, twin, self.device, (args, kwargs))
         _refuse_integers(node, module, args)
@@ -151,7 +158,7 @@ class MetaRunner:
         """Return what common calls return, or `None`: only running the call tells."""
         if node.op != "call_module":
             return made_by_function(node.target, args, kwargs)
-        module = self._modules[str(node.target)]
+        module = self.modules[str(node.target)]
         if isinstance(module, nn.LSTM) and module.proj_size:
             return projected(module, args[0])
         return made_by_module(module, args, kwargs)

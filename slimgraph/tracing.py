@@ -12,15 +12,17 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from slimgraph.cloning import clone
+from slimgraph.collecting import collector_paused
 from slimgraph.errors import TraceError
 from slimgraph.hosted import HostedModule, host_again
 from slimgraph.ladder import adopt, climb, module_of
-from slimgraph.shapes import place, propagate
+from slimgraph.shapes import modules_of, place, propagate
 from slimgraph.structures import leaves as leaves_of
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
+@collector_paused()
 def trace(
     model: nn.Module | ExportedProgram,
     example_inputs: ExampleInputs,
@@ -68,8 +70,8 @@ def trace(
     else:
         _check_names(model)
         traced = climb(model, args, kwargs, leaves, fallback=fallback)
-    modes = {name: m.training for name, m in model.named_modules(remove_duplicate=False)}
-    for name, module in traced.named_modules():
+    modes = {name: module.training for name, module in modules_of(model).items()}
+    for name, module in modules_of(traced).items():
         if name not in modes:  # only the traced model has it
             modes[name] = modes[name.rpartition(".")[0]]
         module.training = modes[name]

@@ -14,7 +14,7 @@ from tests.house.tree import LIBRARY, Function, module_name, parse, python_files
 
 # From the ground up; names in one row may import each other as long as no circle comes of it.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "remedies"),
+    ("collecting", "errors", "remedies"),
     ("arguments", "known_shapes", "modes", "op_names", "sources", "structures"),
     ("attention", "labels", "display", "files", "latency", "opaque", "parity", "shapes", "slicing"),
     ("intervals", "selection"),

@@ -181,7 +181,7 @@ def _plain(convolutions: Sequence[tuple[int, int, bool]], hidden: Sequence[int])
 NETWORKS = {
     "vgg-19-bn": Network(_vgg, 0.25),
     "preresnet-56": Network(_preresnet, 0.5, selections=True),
-    "densenet-40": Network(_densenet, 0.5, selections=True),
+    "densenet-40": Network(_densenet, 1 / 3, selections=True),
     "resnet-20": Network(_resnet(3), 0.5),
     "resnet-56": Network(_resnet(9), 0.5),
     "cifarnet": Network(_plain(((64, 5, True), (64, 5, True)), (384, 192)), 0.5),
@@ -194,7 +194,7 @@ NETWORKS = {
     ),
     "preact-senet-18": Network(_senet, 0.25),
     "eca-resnet-20": Network(_resnet(3, ChannelAttention), 0.5),
-    "mobilenet-v2": Network(_mobilenet, 0.5),
+    "mobilenet-v2": Network(_mobilenet, 0.25),
 }
 
 

@@ -202,7 +202,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     add("networks", nargs="*", help=f"of {', '.join(NETWORKS)}; by default all")
     add("--data", default="fashion-mnist", help="as for slimgraph-train")
     add("--root", help="the folder of its files")
-    add("--epochs", type=int, default=12, help="of the dense network's training")
+    add("--epochs", type=int, default=5, help="of the dense network's training")
     add("--width", type=float, help="share of the papers' channels")
     add("--seeds", type=int, nargs="+", default=[0])
     add("--images", type=_images, default=MOST_IMAGES, help="for scores and repair")

@@ -57,7 +57,7 @@ def train(model: nn.Module, data: Data, training: Training, seed: int) -> None:
         model.parameters(), rate, 0.9, weight_decay=training.decay, nesterov=True
     )
     schedule = OneCycleLR(optimizer, rate, max(training.steps, 2), pct_start=0.2)
-    model.train()
+    model.train().to(memory_format=torch.channels_last)  # faster on a CPU
     done = 0
     full = len(data.train) >= training.batch  # a norm cannot learn from a last batch of one image
     loader = DataLoader(data.train, training.batch, shuffle=True, drop_last=full)
@@ -66,13 +66,14 @@ def train(model: nn.Module, data: Data, training: Training, seed: int) -> None:
         while done < training.steps:
             for images, labels in loader:
                 optimizer.zero_grad()
-                F.cross_entropy(model(images), labels).backward()
+                answers = model(images.to(memory_format=torch.channels_last))
+                F.cross_entropy(answers, labels).backward()
                 optimizer.step()
                 schedule.step()
                 done += 1
                 if done == training.steps:
                     break
-    model.eval()
+    model.eval().to(memory_format=torch.contiguous_format)
 
 
 def dense(
