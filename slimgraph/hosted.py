@@ -226,7 +226,7 @@ def host(
         The traced model; `None` if it does not run, or nothing in it can be traced.
     """
     try:
-        with untouched(model):
+        with untouched(modules_of(model)):
             calls = _watched(model, args, kwargs)
     except Exception:  # the model is wrong, or its inputs are: the first rung's error says more
         return None

@@ -18,7 +18,7 @@ from slimgraph.hosted import host
 from slimgraph.patches import untouched
 from slimgraph.proxies import why
 from slimgraph.recording import record
-from slimgraph.shapes import propagate, shallow, tensors_of, to_meta
+from slimgraph.shapes import modules_of, propagate, shallow, tensors_of, to_meta
 from slimgraph.shuffles import join_shuffles
 from slimgraph.sources import source_of_text
 
@@ -84,7 +84,7 @@ def _exported(
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)  # torch.export logs every failure at length
     try:
-        with untouched(model), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
+        with untouched(modules_of(model)), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
             program = torch.export.export(
                 model, args, kwargs, dynamic_shapes=_first_dims(model, args, kwargs), strict=False
             )

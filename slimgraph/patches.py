@@ -6,10 +6,10 @@ call, a scripted function is the function it was made from, a transformer layer 
 
 import builtins
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache, lru_cache
-from operator import is_
+from operator import eq, is_
 from typing import Any
 from unittest.mock import patch
 
@@ -20,7 +20,6 @@ from torch.utils import checkpoint as checkpointing
 from torch.utils._pytree import tree_any, tree_leaves
 
 from slimgraph.proxied import ValueProxy
-from slimgraph.shapes import modules_of
 
 _CHECKPOINT_OPTIONS = frozenset(
     {"use_reentrant", "context_fn", "determinism_check", "debug", "preserve_rng_state",
@@ -39,8 +38,8 @@ _STORES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
 @contextmanager
-def traceable(model: nn.Module) -> Iterator[None]:
-    """Let Python run on proxies: torch's own, and `len` in the files that define the model."""
+def traceable(named: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Let Python run on proxies: torch's own, and `len` in the files that define the modules."""
     _list_factories()
     fast = torch.backends.mha.get_fastpath_enabled()
     scripted = torch.jit.ScriptFunction.__call__
@@ -48,7 +47,7 @@ def traceable(model: nn.Module) -> Iterator[None]:
         for scope in _checkpointing(len(sys.modules)):
             stack.enter_context(patch.dict(scope, checkpoint=_call_at_once))
         _patch_marked(stack)
-        for scope in _scopes(model):
+        for scope in _scopes(named.values()):
             stack.enter_context(patch.dict(scope, len=_length))
         transformer = vars(nn.modules.transformer)
         stack.enter_context(patch.dict(transformer, _detect_is_causal_mask=_is_causal))
@@ -91,10 +90,9 @@ def _is_instance(value: Any, kinds: Any, known: Callable[..., bool] = isinstance
     return known(value, ValueProxy) and known(vars(value)["node"].meta.get("val"), kinds)
 
 
-def _scopes(model: nn.Module) -> list[dict[str, Any]]:
-    """Return the global names of every file that defines a part of a model, but torch's."""
+def _scopes(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
+    """Return the global names of every file that defines a module, but torch's."""
     scripted = torch.jit.ScriptModule
-    modules = modules_of(model).values()
     kinds = {type(module) for module in modules if not isinstance(module, scripted)}
     scopes = [getattr(kind.forward, "__globals__", {}) for kind in kinds]
     own = [s for s in scopes if not str(s.get("__name__", "torch")).startswith("torch.")]
@@ -157,9 +155,9 @@ def _inlined(scripted: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and take back that and whatever forward stores in it."""
-    modules = list({id(module): module for module in modules_of(model).values()}.values())
+def untouched(named: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Put modules into eval mode, and take back that and whatever forward stores in them."""
+    modules = list({id(module): module for module in named.values()}.values())
     modes = [module.training for module in modules]
     stores = [held for module in modules for held in _stores(module)]
     before = [(held, held.copy() if held else _NOTHING) for held in stores]  # most are empty
@@ -198,7 +196,7 @@ def _put_back(held: Any, copy: Any) -> None:
         same = held == set(copy)
     else:
         same = len(held) == len(copy) and all(map(is_, held.values(), copy.values()))
-        same = same and list(held) == list(copy)
+        same = same and all(map(eq, held, copy))
     if not same:
         held.clear()
         held.update(copy)

@@ -44,15 +44,16 @@ def record(
     """
     tracer = ValueTracer(model, args, kwargs, leaves, fallback=fallback)
     try:
-        with untouched(model), traceable(model), recorded_functions():
-            tracer.modes.raise_flags(model)
+        modules = tracer.run.modules
+        with untouched(modules), traceable(modules), recorded_functions():
+            tracer.modes.raise_flags(modules)
             graph = tracer.trace(model)
             graph.eliminate_dead_code(lambda node: "optional" not in node.meta)
             join_shuffles(graph)
             _prune(graph)
             for node in graph.nodes:
                 node.meta.pop("is_wrapped", None)  # fx would wrap `torch.zeros` ever after
-            used = used_by(graph, model, tracer.run.modules)
+            used = used_by(graph, model, modules)
         traced = assemble(used, graph, model)
         traced._tracer_cls = None  # unpickling would call it without its arguments
     except SlimgraphError:

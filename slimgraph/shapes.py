@@ -77,9 +77,13 @@ def to_meta(value: Any) -> Any:
 
 def give(node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Set what a new node is called with; `create_node` would look through it in Python first."""
-    node.args = args
+    _SET_ARGS(node, args)
     if kwargs:
-        node.kwargs = kwargs  # type: ignore[assignment]  # fx copies it
+        _SET_KWARGS(node, kwargs)
+
+
+# fx thinks about every attribute that is set; these are what it comes to.
+_SET_ARGS, _SET_KWARGS = fx.Node.args.fset, fx.Node.kwargs.fset  # type: ignore[attr-defined]
 
 
 def place(node: fx.Node) -> str:
@@ -246,8 +250,10 @@ def stored_tensors(
             own = vars(module)
             held = own[store] if store in own else _scripted(module, store)
             if held:
-                prefix = f"{owner}." if owner else ""
-                stored.update({prefix + name: t for name, t in held.items() if t is not None})
+                prefix = owner + "." if owner else ""
+                for name, tensor in held.items():
+                    if tensor is not None:
+                        stored[prefix + name] = tensor
     return stored
 
 

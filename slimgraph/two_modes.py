@@ -1,7 +1,7 @@
 """Tracing a module in both modes: what differs in numbers only follows the mode in the graph."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import starmap
@@ -13,7 +13,6 @@ from torch.fx.node import map_aggregate
 from torch.nn import functional as F
 
 from slimgraph.modes import Flag, Modes, TrainingMode
-from slimgraph.shapes import modules_of
 
 # A module is traced a second time only if that is not much work.
 _NODES = 200
@@ -35,10 +34,9 @@ class TwoModes(Modes):
         self.tracer = tracer
         self.records_nothing = False  # in this mode a call did not; the first node says enough
 
-    def raise_flags(self, model: nn.Module) -> None:
+    def raise_flags(self, modules: Mapping[str, nn.Module]) -> None:
         """Let every module have a flag; the caller puts back what it had."""
-        modules = modules_of(model)
-        first = {id(modules[name]): name for name in reversed(modules)}
+        first = {id(modules[name]): name for name in reversed(list(modules))}
         for name in first.values():
             if not isinstance(modules[name], torch.jit.ScriptModule):
                 vars(modules[name])["training"] = Flag(name, self)
