@@ -1,5 +1,6 @@
 """The commands: arguments in, exit code out. 0 done, 1 a slimgraph error, 2 wrong usage."""
 
+import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ Examples:
   slimgraph-report model.slim --report groups.html
   slimgraph-report model.slim --explain layer1.0.conv2
   slimgraph-report model.slim --explain layer1.0.conv2 --explain layer1.1.conv2
+  slimgraph-report --compare one.json other.json
 """
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The model file.", show_default=False)]
@@ -143,7 +145,13 @@ def export(
 
 
 def inspect(
-    model: Model,
+    model: Annotated[
+        Path | None, typer.Argument(metavar="MODEL", help="The model file.", show_default=False)
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Two reports, as JSON: what is left in each.", show_default=False),
+    ] = None,
     explain: Annotated[
         list[str] | None,
         typer.Option(help="One name: what keeps it. Two: what ties them.", show_default=False),
@@ -166,10 +174,13 @@ def inspect(
     from slimgraph import export_command, report
 
     names = _names(explain or [], channel)
+    if compare is not None:
+        _compare(compare, as_json=as_json, alone=not (model or names or output))
+        return
+    if model is None:
+        raise typer.BadParameter("give a model, or `--compare` two reports", param_hint="MODEL")
     if output is not None:
-        if output.resolve() == model.resolve():
-            raise typer.BadParameter("it is MODEL itself", param_hint="--report")
-        export_command.check_report(output)
+        _check_output(output, model)
     with progress(quiet=quiet) as say:
         shapes = _inputs(input_shape)
         graph = export_command.analyzed(model, shapes, say, arch=arch, trust_pickle=trust_pickle)
@@ -183,6 +194,25 @@ def inspect(
         _print(report.render(data, "json"))
     elif output is None and not quiet:
         _print(report.render(data, "text"))
+
+
+def _compare(paths: tuple[Path, Path], *, as_json: bool, alone: bool) -> None:
+    """Print what two reports differ in."""
+    from slimgraph import report
+
+    if not alone:
+        raise typer.BadParameter("it goes with `--json` only", param_hint="--compare")
+    reports = report.load(paths[0]), report.load(paths[1])
+    found = report.Comparison((str(paths[0]), str(paths[1])), reports)
+    _print(json.dumps(found.as_json(), indent=2) if as_json else report.printed(found))
+
+
+def _check_output(output: Path, model: Path) -> None:
+    from slimgraph import export_command
+
+    if output.resolve() == model.resolve():
+        raise typer.BadParameter("it is MODEL itself", param_hint="--report")
+    export_command.check_report(output)
 
 
 def _names(explain: list[str], channel: int | None) -> list[str]:

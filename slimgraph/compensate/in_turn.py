@@ -68,7 +68,8 @@ def prune_in_turn(
     Args:
         graph: The groups; its model does not change.
         counts: By name of a group, how many of its channels stay: a number, or what a mask says
-            of that group, of which only the number counts.
+            of that group, of which only the number counts. Which channels stay may change what
+            the model costs, so a mask's budget is met about, not exactly.
         data: Batches of inputs, or of (inputs, target), without labels; gone through once per
             layer, and for each group once per layer that reads it, so a list or a loader, not an
             iterator.

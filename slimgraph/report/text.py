@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderResult, RichCast
 from rich.table import Table
 from rich.text import Text
 
@@ -26,12 +26,17 @@ def render_text(report: dict[str, Any], width: int | None = None) -> str:
     Returns:
         The text, without colour codes.
     """
+    return printed(overview(report), width)
+
+
+def printed(shown: RichCast | ConsoleRenderable, width: int | None = None) -> str:
+    """Return what a console would show, without colour codes; `width` as for `render_text`."""
     width = width or shutil.get_terminal_size((80, 24)).columns
     console = Console(
         file=io.StringIO(), width=width, color_system=None, legacy_windows=False, highlight=False
     )
     with console.capture() as capture:
-        console.print(overview(report))
+        console.print(shown)
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
