@@ -12,7 +12,18 @@ from tools.experiments import slimming
 
 def run(folder: Path, *words: str) -> tuple[int, dict[str, Any]]:
     """Run the command on ResNet-20; return its exit code and the document."""
-    options = ["--data", "digits", "--epochs", "1", "--width", "0.5", "--shares", "0.4"]
+    options = [
+        "--data",
+        "digits",
+        "--epochs",
+        "1",
+        "--tune-epochs",
+        "1",
+        "--width",
+        "0.5",
+        "--shares",
+        "0.4",
+    ]
     places = ["--output", str(folder), "--cache", str(folder / "runs")]
     places += ["--page", str(folder / "page.md")]
     code = slimming.main(["resnet-20", *options, *places, *words])
@@ -48,6 +59,8 @@ def test_a_run_that_cannot_be_done_is_a_row_and_an_exit_code(
     code, document = run(tmp_path, "--passes", "1", "--strength", "1e30")
     assert code == 1
     assert document["rows"][-1]["stage"] == "failed"
-    assert "diverged" in document["rows"][-1]["failed"]
+    assert "NaN or infinite" in document["rows"][-1]["failed"]
     assert "failed:" in capsys.readouterr().out
-    assert "- 40%, seed 0: training diverged" in (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "- 40%, seed 0: `first.0.weight` holds NaN" in (tmp_path / "page.md").read_text(
+        encoding="utf-8"
+    )

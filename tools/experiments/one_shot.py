@@ -12,24 +12,22 @@ written as they come, one file per network. Exits with 1 if a goal is missed.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from slimgraph.errors import SlimgraphError
-from slimgraph.files import write_text
 from slimgraph.train.data import Data, load_data
 from tools.experiments.figures import NAME as FIGURE
 from tools.experiments.figures import RESULTS
-from tools.experiments.journal import ROOT, Journal, Record
+from tools.experiments.journal import Journal, Record
 from tools.experiments.networks import NETWORKS
 from tools.experiments.one_shot_page import PAGE, page
+from tools.experiments.options import documents, parsed, parser, write_page
 from tools.experiments.peer import PEERS, Peer
 from tools.experiments.subject import OWN, REPAIRS, Subject, macs, shrunk
 from tools.experiments.training import Training, accuracy, dense, gathered, has_norms, train
@@ -44,7 +42,6 @@ from tools.experiments.verdicts import (
     goals,
 )
 
-CACHE = ROOT / "build" / "experiments"
 MOST_IMAGES = 1024
 TUNE_RATE = 0.02
 
@@ -194,17 +191,8 @@ def _images(text: str) -> int:
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.experiments.one_shot",
-        description=(__doc__ or "").partition("\n")[0],
-    )
-    add: Any = parser.add_argument
-    add("networks", nargs="*", help=f"of {', '.join(NETWORKS)}; by default all")
-    add("--data", default="fashion-mnist", help="as for slimgraph-train")
-    add("--root", help="the folder of its files")
-    add("--epochs", type=int, default=5, help="of the dense network's training")
-    add("--width", type=float, help="share of the papers' channels")
-    add("--seeds", type=int, nargs="+", default=[0])
+    made = parser("one_shot", __doc__, RESULTS)
+    add: Any = made.add_argument
     add("--images", type=_images, default=MOST_IMAGES, help="for scores and repair")
     add("--held-out", type=int, default=2000, help="images that the best way is found on")
     add("--test", type=int, default=10_000, help="images that are reported")
@@ -213,16 +201,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     add("--repairs", nargs="+", choices=REPAIRS, default=REPAIRS)
     add("--peers", nargs="*", choices=PEERS, default=PEERS)
     add("--tune-steps", type=int, default=Plan.tune_steps)
-    add("--resume", action="store_true", help="keep the rows there are")
-    add("--pages", action="store_true", help="measure nothing, write the page")
-    add("--output", type=Path, default=RESULTS, help="folder of the JSON files")
-    add("--cache", type=Path, default=CACHE, help="folder of the trained networks")
-    add("--page", type=Path, help="where to write the page; docs, with the default output")
-    asked = parser.parse_args(words)
-    for name in asked.networks:
-        if name not in NETWORKS:
-            parser.error(f"unknown network `{name}`: use one of {', '.join(NETWORKS)}")
-    return asked
+    return parsed(made, words)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -240,16 +219,13 @@ def main(words: Sequence[str] | None = None) -> int:
         data = load_data(asked.data, asked.root)
         for name in asked.networks or NETWORKS:
             measure(name, asked, plan, data)
-    paths = {name: asked.output / f"{name}.json" for name in NETWORKS}
-    documents = {n: json.loads(p.read_text("utf-8")) for n, p in paths.items() if p.exists()}
-    target = asked.page or (PAGE if asked.output == RESULTS else None)
-    if target is not None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        picture = f"{FIGURE}.svg"
-        there = (target.parent / picture).exists()
-        write_text(target, page(documents, picture if there else None))
+    found = documents(asked)
+    folder = asked.page.parent if asked.page else PAGE.parent
+    picture = f"{FIGURE}.svg"
+    there = (folder / picture).exists()
+    write_page(asked, RESULTS, PAGE, page(found, picture if there else None))
     chosen = asked.networks or NETWORKS
-    reached = goals({n: documents[n]["rows"] if n in documents else [] for n in chosen})
+    reached = goals({n: found[n]["rows"] if n in found else [] for n in chosen})
     print(*reached, sep="\n")
     return 0 if all(goal.reached for goal in reached) else 1
 

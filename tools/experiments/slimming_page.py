@@ -40,7 +40,8 @@ def _network(document: Record) -> list[str]:
     full = [row for row in rows if row["stage"] == "baseline"]
     used = sorted({row["run"] for row in rows})
     lines = [
-        f"{settings['data']}, width {settings['width']}, {settings['epochs']} epochs a stage.\n",
+        f"{settings['data']}, width {settings['width']}, {settings['epochs']} epochs of training, "
+        + f"{settings['tune_epochs']} of fine-tuning, penalty {settings['strength']:g}.\n",
         *(f"{circumstances_said(document['runs'][index])}\n" for index in used),
         _line(["model", "error in percent", "parameters", "left", "work", "left"]),
         _line(["---", *["---:"] * 5]),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 
+import slimgraph as sg
+from slimgraph.regularize import Regularizer
 from slimgraph.train.data import Data
 from tools.experiments.networks import build
 
@@ -38,12 +41,48 @@ class Training:
     decay: float = 5e-4
 
 
+@dataclass(frozen=True)
+class Penalty:
+    """What pulls channels toward zero while a network trains.
+
+    Attributes:
+        kind: `slimming`, `oicsr`, `lasso` (each layer on its own) or `l1`.
+        strength: Its weight.
+        selections: Whether readers of a value have groups of their own.
+    """
+
+    kind: str
+    strength: float
+    selections: bool = False
+
+    def on(self, model: nn.Module, example: Tensor) -> Regularizer:
+        """Make the regulariser; scales of norms start at a half, as in the slimming paper.
+
+        Args:
+            model: In train mode or not; its parameters are penalised.
+            example: One image.
+        """
+        traced = sg.trace(model, example)
+        graph = sg.analyze(sg.with_selections(traced) if self.selections else traced)
+        if self.kind == "slimming":
+            return sg.regularize.NetworkSlimming(graph, self.strength, init=0.5)
+        kinds: dict[str, Callable[..., Regularizer]] = {
+            "oicsr": sg.regularize.OICSR,
+            "lasso": sg.regularize.GroupLasso,
+            "l1": sg.regularize.L1,
+        }
+        return kinds[self.kind](graph, self.strength)
+
+
 def has_norms(model: nn.Module) -> bool:
     """Tell whether a model has statistics of batches."""
     return any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
-def train(model: nn.Module, data: Data, training: Training, seed: int) -> None:
+def train(
+    model: nn.Module, data: Data, training: Training, seed: int, penalty: Penalty | None = None,
+    watch: Callable[[int], object] | None = None,
+) -> None:  # fmt: skip
     """Train a model in place; the same seed gives the same numbers.
 
     Args:
@@ -51,7 +90,10 @@ def train(model: nn.Module, data: Data, training: Training, seed: int) -> None:
         data: Of which `train` is seen.
         training: How.
         seed: For the order of images and what is drawn to change them.
+        penalty: Beside the task, if any.
+        watch: Called with the number of epochs that are over, at first with 0.
     """
+    pull = None if penalty is None else penalty.on(model, torch.zeros(1, *data.shape))
     rate = training.rate if has_norms(model) else training.bare_rate
     optimizer = torch.optim.SGD(
         model.parameters(), rate, 0.9, weight_decay=training.decay, nesterov=True
@@ -64,21 +106,29 @@ def train(model: nn.Module, data: Data, training: Training, seed: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         while done < training.steps:
+            if watch is not None:
+                watch(done // len(loader))
             for images, labels in loader:
                 optimizer.zero_grad()
                 answers = model(images.to(memory_format=torch.channels_last))
                 F.cross_entropy(answers, labels).backward()
-                optimizer.step()
+                if pull is None:
+                    optimizer.step()
+                else:
+                    pull.step(optimizer)
                 schedule.step()
                 done += 1
                 if done == training.steps:
                     break
     model.eval().to(memory_format=torch.contiguous_format)
+    if watch is not None:
+        watch(-(-done // len(loader)))
 
 
 def dense(
-    name: str, data: Data, training: Training, seed: int, *, width: float | None, folder: Path
-) -> nn.Module:
+    name: str, data: Data, training: Training, seed: int, *, width: float | None, folder: Path,
+    penalty: Penalty | None = None,
+) -> nn.Module:  # fmt: skip
     """Load a trained network, or train it and keep it.
 
     Args:
@@ -88,6 +138,7 @@ def dense(
         seed: Also for its first weights.
         width: See `build`.
         folder: Where networks are kept, by all that decides how they come out.
+        penalty: Beside the task, if any.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -95,13 +146,13 @@ def dense(
     facts: dict[str, Any] = {
         "name": name, "training": asdict(training), "seed": seed, "shape": list(data.shape),
         "images": len(data.train), "sizes": [list(p.shape) for p in model.parameters()],
-    }  # fmt: skip
+    } | ({} if penalty is None else {"penalty": asdict(penalty)})  # fmt: skip
     code = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"{name}-{code}.safetensors"
     if path.exists():
         model.load_state_dict(load_file(path))
     else:
-        train(model, data, training, seed)
+        train(model, data, training, seed, penalty)
         folder.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".part")
         save_file(model.state_dict(), draft)

@@ -1,0 +1,82 @@
+"""Options that experiments share."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from slimgraph.files import write_text
+from tools.experiments.journal import ROOT, Record
+from tools.experiments.networks import NETWORKS
+
+CACHE = ROOT / "build" / "experiments"
+
+
+def parser(module: str, documentation: str | None, results: Path) -> argparse.ArgumentParser:
+    """Make the parser of an experiment on networks.
+
+    Args:
+        module: Its name, as in `python -m tools.experiments.NAME`.
+        documentation: Of the module; its first line is the description.
+        results: The folder of its JSON files.
+    """
+    made = argparse.ArgumentParser(
+        prog=f"python -m tools.experiments.{module}",
+        description=(documentation or "").partition("\n")[0],
+    )
+    add: Any = made.add_argument
+    add("networks", nargs="*", help=f"of {', '.join(NETWORKS)}; by default all of the experiment")
+    add("--data", default="fashion-mnist", help="as for slimgraph-train")
+    add("--root", help="the folder of its files")
+    add("--epochs", type=int, default=5, help="of the dense network's training")
+    add("--width", type=float, help="share of the papers' channels")
+    add("--seeds", type=int, nargs="+", default=[0])
+    add("--resume", action="store_true", help="keep the rows there are")
+    add("--pages", action="store_true", help="measure nothing, write the page")
+    add("--output", type=Path, default=results, help="folder of the JSON files")
+    add("--cache", type=Path, default=CACHE, help="folder of the trained networks")
+    add("--page", type=Path, help="where to write the page; docs, with the default output")
+    return made
+
+
+def parsed(made: argparse.ArgumentParser, words: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the words, and check the names of networks.
+
+    Args:
+        made: By `parser`.
+        words: Of the command line.
+    """
+    asked = made.parse_args(words)
+    for name in asked.networks:
+        if name not in NETWORKS:
+            made.error(f"unknown network `{name}`: use one of {', '.join(NETWORKS)}")
+    return asked
+
+
+def documents(asked: argparse.Namespace) -> dict[str, Record]:
+    """Read what was measured.
+
+    Args:
+        asked: The options.
+
+    Returns:
+        Documents of the journal, by the name of the network.
+    """
+    paths = {name: asked.output / f"{name}.json" for name in NETWORKS}
+    return {n: json.loads(p.read_text("utf-8")) for n, p in paths.items() if p.exists()}
+
+
+def write_page(asked: argparse.Namespace, results: Path, page: Path, text: str) -> None:
+    """Write the page where the options say; nowhere, if rows went to a folder of one's own.
+
+    Args:
+        asked: The options.
+        results: The folder by default.
+        page: In docs.
+        text: Markdown.
+    """
+    target = asked.page or (page if asked.output == results else None)
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_text(target, text)
