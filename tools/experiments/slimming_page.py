@@ -40,8 +40,7 @@ def _network(document: Record) -> list[str]:
     full = [row for row in rows if row["stage"] == "baseline"]
     used = sorted({row["run"] for row in rows})
     lines = [
-        f"{settings['data']}, width {settings['width']}, {settings['epochs']} epochs of training, "
-        + f"{settings['tune_epochs']} of fine-tuning, penalty {settings['strength']:g}.\n",
+        _said(settings),
         *(f"{circumstances_said(document['runs'][index])}\n" for index in used),
         _line(["model", "error in percent", "parameters", "left", "work", "left"]),
         _line(["---", *["---:"] * 5]),
@@ -53,6 +52,13 @@ def _network(document: Record) -> list[str]:
     failed = [row for row in rows if "failed" in row]
     said = (f"- {r['share']:.0%}, seed {r['seed']}: {r['failed']}" for r in failed)
     return [*lines, "", *said]
+
+
+def _said(settings: Record) -> str:
+    return (
+        f"{settings['data']}, width {settings['width']}, {settings['epochs']} epochs of training, "
+        f"{settings['tune_epochs']} of fine-tuning, penalty {settings['strength']:g}.\n"
+    )
 
 
 def _run(own: list[Record], full: list[Record], share: float, passes: int) -> Iterator[str]:
