@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tools.experiments import figures, one_shot
+from tools.experiments import figures, frontier, one_shot
 from tools.experiments.verdicts import cells
 
 LINES = {
@@ -29,14 +29,14 @@ def rows() -> list[dict[str, Any]]:
 
 
 def test_lines_are_the_best_at_the_work_they_take() -> None:
-    found = figures.curves(rows())
+    found = frontier.curves(rows())
     assert found["slimgraph, best"] == [(0.49, 0.85), (0.89, 0.88)]
     assert found["slimgraph, default"] == found["slimgraph, best"]
     assert found["Torch-Pruning, best"] == [(0.49, 0.5), (0.89, 0.75)]
     assert found["Torch-Pruning, not repaired"] == [(0.49, 0.2), (0.89, 0.5)]
-    by_criterion = figures.frontiers(cells(rows()), "slimgraph")
+    by_criterion = frontier.frontiers(cells(rows()), "slimgraph")
     assert by_criterion["l2"] == [(0.49, 0.7), (0.89, 0.8)]
-    assert set(figures.STYLES) == set(found)
+    assert set(frontier.STYLES) == set(found)
 
 
 def test_it_is_drawn_twice_the_same_and_the_page_shows_it(
@@ -52,14 +52,16 @@ def test_it_is_drawn_twice_the_same_and_the_page_shows_it(
     run = {"date": "2020", "commit": "a", "versions": {}, "machine": dict.fromkeys(
         ("processor", "cores", "threads"), 1)}  # fmt: skip
     document = {"settings": settings, "runs": [run], "rows": rows()}
+    folder = tmp_path / "one-shot"
+    folder.mkdir()
     for name in ("resnet-20", "cifarnet"):
-        (tmp_path / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+        (folder / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
     contents = []
     for _ in range(2):
         assert figures.main(words) == 0
-        contents.append([(tmp_path / f"{figures.NAME}.{k}").read_bytes() for k in ("svg", "png")])
+        contents.append([(tmp_path / f"{frontier.NAME}.{k}").read_bytes() for k in ("svg", "png")])
     assert contents[0] == contents[1]
     assert "wrote one-shot-frontier.svg" in capsys.readouterr().out
     page = tmp_path / "page.md"
-    one_shot.main(["--pages", "--output", str(tmp_path), "--page", str(page)])
-    assert f"]({figures.NAME}.svg)" in page.read_text(encoding="utf-8")
+    one_shot.main(["--pages", "--output", str(folder), "--page", str(page)])
+    assert f"]({frontier.NAME}.svg)" in page.read_text(encoding="utf-8")

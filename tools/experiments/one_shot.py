@@ -16,14 +16,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from slimgraph.errors import SlimgraphError
 from slimgraph.train.data import Data, load_data
-from tools.experiments.figures import NAME as FIGURE
-from tools.experiments.figures import RESULTS
+from tools.experiments.frontier import NAME as FIGURE
 from tools.experiments.journal import Journal, Record
 from tools.experiments.networks import NETWORKS
 from tools.experiments.one_shot_page import PAGE, page
@@ -42,6 +42,7 @@ from tools.experiments.verdicts import (
     goals,
 )
 
+RESULTS = Path(__file__).parent / "results" / "one-shot"
 MOST_IMAGES = 1024
 TUNE_RATE = 0.02
 
