@@ -1,6 +1,6 @@
 """Where two models differ: what a layer makes, and what it should make."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from slimgraph.calibrate.layers import Layer, layers_of
 from slimgraph.calibrate.moments import Moments
 from slimgraph.calibrate.ranks import all_reduce
-from slimgraph.calibrate.running import batches, images_in, values_at
+from slimgraph.calibrate.replay import Seen, SideBySide
 from slimgraph.calibrate.sampling import Sampling
 from slimgraph.errors import SlimgraphError
 from slimgraph.op_names import canonical
 from slimgraph.plan import Plan
-
-Values = Callable[[tuple[Any, ...]], tuple[Tensor, ...]]
 
 
 @torch.no_grad()
@@ -27,6 +25,7 @@ def errors_of(
     layer: Layer,
     data: Iterable[Any],
     sampling: Sampling,
+    runs: SideBySide | None = None,
 ) -> tuple[Moments, float]:
     """Return the moments of a layer's inputs and errors, and the energy of what is wanted.
 
@@ -36,15 +35,17 @@ def errors_of(
         layer: Of the latter.
         data: Batches of inputs.
         sampling: How.
+        runs: Of both models, for one layer after the other; begins anew without.
     """
     groups, outputs, columns = layer.matrix().shape
     found = Moments(groups, columns, outputs, layer.weight.device)
     wanted = torch.zeros((), dtype=torch.float64, device=layer.weight.device)
     chance = torch.Generator().manual_seed(sampling.seed)
     compare = _Comparison.of(dense, slim, layer)
-    for inputs in batches(slim, data):
-        x, made, target = compare(inputs)
-        places = layer.draw(made, sampling.points, images_in(inputs), chance)
+    runs = runs or SideBySide((slim, dense), data, room=0)
+    for images, small, large in runs.at(layer.name, compare.shortcut):
+        x, made, target = compare(small, large)
+        places = layer.draw(made, sampling.points, images, chance)
         rows, errors = layer.rows(x, target - made, places)
         found.add(rows, errors)
         wanted += layer.rows(x, target, places)[1].double().square().sum()
@@ -55,19 +56,18 @@ def errors_of(
 
 @dataclass(frozen=True, eq=False)
 class _Comparison:
-    """Runs both models up to a layer.
+    """Compares what both models have at a layer.
 
     Attributes:
-        small: The compressed model up to the layer.
-        large: The model before, up to the same.
+        shortcut: Name of the node whose value is added to the layer's, if its loss is to be made
+            up for.
         kept: The outputs that the layer keeps; `None` for all.
         channel: Their dim.
         scale: What the norm between the layer and a sum multiplies outputs by; `None` without a
             shortcut whose loss is to be made up for.
     """
 
-    small: Values
-    large: Values
+    shortcut: str | None
     kept: Tensor | None
     channel: int
     scale: Tensor | None
@@ -76,18 +76,17 @@ class _Comparison:
     def of(cls, dense: fx.GraphModule, slim: fx.GraphModule, layer: Layer) -> "_Comparison":
         """Prepare both models."""
         shortcut, scale = _shortcut(slim, layer)
-        return cls(
-            values_at(slim, layer.name, shortcut),
-            values_at(dense, layer.name, shortcut),
-            _kept(dense, slim, layer),
-            1 if layer.stride else -1,
-            scale,
-        )
+        return cls(shortcut, _kept(dense, slim, layer), 1 if layer.stride else -1, scale)
 
-    def __call__(self, inputs: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the layer's input, what it makes of it, and what it should make."""
-        x, made, *own = self.small(inputs)
-        _, target, *other = (self._left(value) for value in self.large(inputs))
+    def __call__(self, small: Seen, large: Seen) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the layer's input, what it makes of it, and what it should make.
+
+        Args:
+            small: What the compressed model has there: input, output and shortcut.
+            large: The same of the model before.
+        """
+        x, made, *own = small
+        _, target, *other = large[:1] + tuple(self._left(value) for value in large[1:])
         if self.scale is None or own[0].shape != made.shape:
             return x, made, target
         shape = [-1 if dim == self.channel % made.ndim else 1 for dim in range(made.ndim)]

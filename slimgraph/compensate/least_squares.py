@@ -10,6 +10,7 @@ from torch import fx
 from slimgraph.calibrate.layers import Layer, layers_of
 from slimgraph.calibrate.moments import Moments
 from slimgraph.calibrate.ranks import Progress, tracked
+from slimgraph.calibrate.replay import SideBySide
 from slimgraph.calibrate.running import check_repeatable
 from slimgraph.calibrate.sampling import Sampling
 from slimgraph.compensate.differences import errors_of
@@ -53,8 +54,9 @@ def reconstruct(
     Args:
         dense: The traced model before; nothing in it changes.
         slim: From `compress`, with its plan. Its weights and biases change.
-        data: Batches of inputs, or of (inputs, target), without labels; gone through once per
-            layer, so a list or a loader, not an iterator.
+        data: Batches of inputs, or of (inputs, target), without labels; gone through once, or, as
+            far as what layers read does not fit into a gigabyte, once per layer: so a list or a
+            loader, not an iterator.
         points: Positions per image that are looked at; for linear layers on sequences, too.
         ridge: Weight of the change, relative to the inputs' mean square; by default more for
             fewer rows, see `Moments.ridge`.
@@ -74,8 +76,9 @@ def reconstruct(
     check_repeatable(data)
     found: list[Repaired] = []
     sampling = Sampling(points, seed)
+    runs = SideBySide((slim, dense), data)
     for layer in tracked(list(layers_of(slim)), "reconstruct layers", progress):
-        errors, wanted = errors_of(dense, slim, layer, data, sampling)
+        errors, wanted = errors_of(dense, slim, layer, data, sampling, runs)
         repaired = refit(slim, layer, errors, wanted, ridge)
         found += [] if repaired is None else [repaired]
     return found

@@ -25,7 +25,7 @@ from slimgraph.train.data import Data, load_data
 from tools.experiments.journal import Journal, Record
 from tools.experiments.networks import NETWORKS
 from tools.experiments.oicsr_page import PAGE, page
-from tools.experiments.options import documents, parsed, parser, write_page
+from tools.experiments.options import add_training, documents, parsed, parser, write_page
 from tools.experiments.training import Batches, Penalty, Training, accuracy, dense, gathered, train
 
 RESULTS = Path(__file__).parent / "results" / "oicsr"
@@ -129,6 +129,7 @@ def main(words: Sequence[str] | None = None) -> int:
         words: Of the command line.
     """
     made = parser("oicsr", __doc__, RESULTS)
+    add_training(made)
     made.set_defaults(epochs=3)
     add: Any = made.add_argument
     add("--shares", type=float, nargs="+", default=SHARES, help="of the work that remain")

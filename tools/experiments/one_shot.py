@@ -27,7 +27,7 @@ from tools.experiments.frontier import NAME as FIGURE
 from tools.experiments.journal import Journal, Record
 from tools.experiments.networks import NETWORKS
 from tools.experiments.one_shot_page import PAGE, page
-from tools.experiments.options import documents, parsed, parser, write_page
+from tools.experiments.options import add_training, documents, parsed, parser, write_page
 from tools.experiments.peer import PEERS, Peer
 from tools.experiments.subject import OWN, REPAIRS, Subject, macs, shrunk
 from tools.experiments.training import Training, accuracy, dense, gathered, has_norms, train
@@ -184,24 +184,45 @@ def measure(name: str, asked: argparse.Namespace, plan: Plan, data: Data) -> Jou
     return journal
 
 
-def _images(text: str) -> int:
+def image_count(text: str) -> int:
+    """Read a number of images that is not more than an engineer would have at hand."""
     count = int(text)
     if not 1 <= count <= MOST_IMAGES:
         raise argparse.ArgumentTypeError(f"{count} is not from 1 to {MOST_IMAGES}")
     return count
 
 
-def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    made = parser("one_shot", __doc__, RESULTS)
+def add_choices(made: argparse.ArgumentParser, shares: Sequence[float] = Plan.shares) -> None:
+    """Add the options that say what is measured.
+
+    Args:
+        made: A parser.
+        shares: Of the work, by default.
+    """
     add: Any = made.add_argument
-    add("--images", type=_images, default=MOST_IMAGES, help="for scores and repair")
-    add("--held-out", type=int, default=2000, help="images that the best way is found on")
-    add("--test", type=int, default=10_000, help="images that are reported")
-    add("--shares", type=float, nargs="+", default=Plan.shares)
+    add("--shares", type=float, nargs="+", default=shares, help="of the work that remain")
     add("--criteria", nargs="+", choices=OWN, default=OWN)
     add("--repairs", nargs="+", choices=REPAIRS, default=REPAIRS)
     add("--peers", nargs="*", choices=PEERS, default=PEERS)
     add("--tune-steps", type=int, default=Plan.tune_steps)
+
+
+def plan_of(asked: argparse.Namespace) -> Plan:
+    """Return what the options ask for."""
+    return Plan(
+        tuple(asked.shares), tuple(asked.criteria), tuple(asked.repairs), tuple(asked.peers),
+        asked.tune_steps,
+    )  # fmt: skip
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    made = parser("one_shot", __doc__, RESULTS)
+    add_training(made)
+    add: Any = made.add_argument
+    add("--images", type=image_count, default=MOST_IMAGES, help="for scores and repair")
+    add("--held-out", type=int, default=2000, help="images that the best way is found on")
+    add("--test", type=int, default=10_000, help="images that are reported")
+    add_choices(made)
     return parsed(made, words)
 
 
@@ -212,10 +233,7 @@ def main(words: Sequence[str] | None = None) -> int:
         words: Of the command line.
     """
     asked = _arguments(words)
-    plan = Plan(
-        tuple(asked.shares), tuple(asked.criteria), tuple(asked.repairs), tuple(asked.peers),
-        asked.tune_steps,
-    )  # fmt: skip
+    plan = plan_of(asked)
     if not asked.pages:
         data = load_data(asked.data, asked.root)
         for name in asked.networks or NETWORKS:

@@ -54,10 +54,11 @@ def page(documents: dict[str, Record], picture: str | None = None) -> str:
     rows = {name: document["rows"] for name, document in documents.items()}
     every = {name: rows.get(name, []) for name in NETWORKS}  # what was not measured is missed
     verdicts = [f"- {goal}".replace("MISSED", "**MISSED**") for goal in goals(every)]
-    lines = [INTRODUCTION, "## Goals\n", *verdicts, "", "## At half the work\n", *_half(rows)]
+    lines = [INTRODUCTION, "## Goals\n", *verdicts, "", "## At half the work\n"]
+    lines += ["Test accuracy in percent.\n", *best_ways(rows)]
     lines += [f"\n![Accuracy against work, network by network]({picture})"] if picture else []
     for name, document in documents.items():
-        lines += ["", f"## {name}\n", *_network(document)]
+        lines += ["", f"## {name}\n", *network(_said(document["settings"]), document)]
     return "\n".join(lines) + "\n"
 
 
@@ -76,8 +77,12 @@ def _percent(cell: Cell | None) -> str:
     return f"{100 * cell.accuracy:.2f}{spread}"
 
 
-def _half(networks: dict[str, list[Record]]) -> list[str]:
-    """Compare the best ways at half the work, network by network."""
+def best_ways(networks: dict[str, list[Record]]) -> list[str]:
+    """Compare the best ways at half the work, network by network.
+
+    Args:
+        networks: Rows by the name of the network.
+    """
 
     def body() -> Iterator[list[str]]:
         for name, rows in networks.items():
@@ -93,16 +98,21 @@ def _half(networks: dict[str, list[Record]]) -> list[str]:
             ]  # fmt: skip
 
     head = ["network", "dense", "slimgraph", "by", "default", "Torch-Pruning", "by", "gap closed"]
-    return ["Test accuracy in percent.\n", *_table(head, body())]
+    return _table(head, body())
 
 
-def _network(document: Record) -> list[str]:
-    """Show how accuracy falls with work, and every way at the least work."""
-    rows, settings, runs = document["rows"], document["settings"], document["runs"]
+def network(said: str, document: Record) -> list[str]:
+    """Show how accuracy falls with work, and every way at the least work.
+
+    Args:
+        said: The settings, in words.
+        document: Of the journal.
+    """
+    rows, runs = document["rows"], document["runs"]
     found = cells(rows)
     seeds = sorted({row["seed"] for row in rows})
     lines = [
-        f"{_said(settings)}; seeds {', '.join(map(str, seeds))}.\n",
+        f"{said}; seeds {', '.join(map(str, seeds))}.\n",
         *(f"{circumstances_said(run)}\n" for run in _used(rows, runs)),
         *_frontier(found),
         "",

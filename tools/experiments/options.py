@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,23 @@ from tools.experiments.networks import NETWORKS
 CACHE = ROOT / "build" / "experiments"
 
 
-def parser(module: str, documentation: str | None, results: Path) -> argparse.ArgumentParser:
+def parser(
+    module: str, documentation: str | None, results: Path, names: Iterable[str] = NETWORKS
+) -> argparse.ArgumentParser:
     """Make the parser of an experiment on networks.
 
     Args:
         module: Its name, as in `python -m tools.experiments.NAME`.
         documentation: Of the module; its first line is the description.
         results: The folder of its JSON files.
+        names: Of the networks it knows.
     """
     made = argparse.ArgumentParser(
         prog=f"python -m tools.experiments.{module}",
         description=(documentation or "").partition("\n")[0],
     )
     add: Any = made.add_argument
-    add("networks", nargs="*", help=f"of {', '.join(NETWORKS)}; by default all of the experiment")
-    add("--data", default="fashion-mnist", help="as for slimgraph-train")
-    add("--root", help="the folder of its files")
-    add("--epochs", type=int, default=5, help="of the dense network's training")
-    add("--width", type=float, help="share of the papers' channels")
+    add("networks", nargs="*", help=f"of {', '.join(names)}; by default all of the experiment")
     add("--seeds", type=int, nargs="+", default=[0])
     add("--resume", action="store_true", help="keep the rows there are")
     add("--pages", action="store_true", help="measure nothing, write the page")
@@ -40,30 +39,43 @@ def parser(module: str, documentation: str | None, results: Path) -> argparse.Ar
     return made
 
 
-def parsed(made: argparse.ArgumentParser, words: Sequence[str] | None) -> argparse.Namespace:
+def add_training(made: argparse.ArgumentParser) -> None:
+    """Add the options that say what is trained, and on what."""
+    add: Any = made.add_argument
+    add("--data", default="fashion-mnist", help="as for slimgraph-train")
+    add("--root", help="the folder of its files")
+    add("--epochs", type=int, default=5, help="of the dense network's training")
+    add("--width", type=float, help="share of the papers' channels")
+
+
+def parsed(
+    made: argparse.ArgumentParser, words: Sequence[str] | None, names: Iterable[str] = NETWORKS
+) -> argparse.Namespace:
     """Parse the words, and check the names of networks.
 
     Args:
         made: By `parser`.
         words: Of the command line.
+        names: Of the networks it knows.
     """
     asked = made.parse_args(words)
     for name in asked.networks:
-        if name not in NETWORKS:
-            made.error(f"unknown network `{name}`: use one of {', '.join(NETWORKS)}")
+        if name not in names:
+            made.error(f"unknown network `{name}`: use one of {', '.join(names)}")
     return asked
 
 
-def documents(asked: argparse.Namespace) -> dict[str, Record]:
+def documents(asked: argparse.Namespace, names: Iterable[str] = NETWORKS) -> dict[str, Record]:
     """Read what was measured.
 
     Args:
         asked: The options.
+        names: Of networks.
 
     Returns:
         Documents of the journal, by the name of the network.
     """
-    paths = {name: asked.output / f"{name}.json" for name in NETWORKS}
+    paths = {name: asked.output / f"{name}.json" for name in names}
     return {n: json.loads(p.read_text("utf-8")) for n, p in paths.items() if p.exists()}
 
 

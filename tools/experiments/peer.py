@@ -93,7 +93,7 @@ class Peer:
         tp: Any = importlib.import_module("torch_pruning")
         kind, _, scope = criterion.partition(", ")
         model = copy.deepcopy(self.subject.model)
-        kept = ["classifier", *(self.subject.coupled if scope.startswith("inner") else ())]
+        kept = [self.subject.head, *(self.subject.coupled if scope.startswith("inner") else ())]
         if kind == "taylor":
             for name, parameter in model.named_parameters():
                 parameter.grad = self._gradients[name].clone()

@@ -26,7 +26,7 @@ from slimgraph.select import Limits, Percentile
 from slimgraph.train.data import Data, load_data
 from tools.experiments.journal import Journal, Record
 from tools.experiments.networks import NETWORKS, build
-from tools.experiments.options import documents, parsed, parser, write_page
+from tools.experiments.options import add_training, documents, parsed, parser, write_page
 from tools.experiments.scales_page import PAGE, page
 from tools.experiments.training import Batches, Penalty, Training, accuracy, gathered, train
 
@@ -126,6 +126,7 @@ def main(words: Sequence[str] | None = None) -> int:
         words: Of the command line.
     """
     made = parser("scales", __doc__, RESULTS)
+    add_training(made)
     add: Any = made.add_argument
     add("--strengths", type=float, nargs="+", default=STRENGTHS, help="of the penalty")
     add("--shares", type=float, nargs="+", default=SHARES, help="of all channels that leave")

@@ -28,7 +28,7 @@ from slimgraph.train.loop import train
 from slimgraph.train.recipe import Recipe
 from tools.experiments.journal import Journal, Record
 from tools.experiments.networks import NETWORKS, build
-from tools.experiments.options import documents, parsed, parser, write_page
+from tools.experiments.options import add_training, documents, parsed, parser, write_page
 from tools.experiments.slimming_page import PAGE, page
 from tools.experiments.training import Penalty, Training, accuracy, dense, gathered
 
@@ -145,6 +145,7 @@ def _run(
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     made = parser("slimming", __doc__, RESULTS)
+    add_training(made)
     add: Any = made.add_argument
     add("--strength", type=float, default=2e-3, help="of the penalty on scales")
     add("--shares", type=float, nargs="+", default=SHARES)

@@ -34,6 +34,7 @@ class Subject:
         test: What is reported.
         selections: Whether readers of a value may each lose other channels of it.
         seed: For random scores.
+        head: The layer whose outputs are the answers; no peer may thin it out.
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class Subject:
     test: Batches
     selections: bool = False
     seed: int = 0
+    head: str = "classifier"
     _scores: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
