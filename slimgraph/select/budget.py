@@ -14,6 +14,7 @@ from slimgraph.labels import Heads, compact
 from slimgraph.select.candidates import Candidates, Limits, cannot_meet, check_known
 
 Order = Literal["per_cost", "score"]
+_POWER = 1.5
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def select(  # noqa: PLR0913 - each option is one keyword of the command line
         scores: Higher = keep; infinite = always. Shape: (channels,).
         budget: What may remain.
         order: `per_cost` ranks by the share of its group's remaining score that a channel holds,
-            per saved cost, revalued `rounds` times as the model shrinks, so no group is bled
-            dry; `score` ranks by the score alone.
+            more for what many layers read, per saved cost, revalued `rounds` times as the model
+            shrinks, so no group is bled dry; `score` ranks by the score alone.
         heads: What leaves of attention: `dims`, as many of the channels of every head, or `whole`
             heads, by the mean score of their channels (of heads that share a table or a norm:
             as they were analysed).
@@ -159,7 +160,7 @@ class _Greedy:
         self.unit = unit
         self.atoms = candidates.atoms
         self.removed = torch.zeros(len(self.scores), dtype=torch.bool)
-        self.readers = _readers(self.graph)
+        self.stakes = stakes(self.graph)
         self.keep = candidates.legality.repair(~self.removed)
 
     def cost(self, keep: Tensor) -> int:
@@ -203,14 +204,11 @@ class _Greedy:
         return candidates[worth[candidates].argsort(dim=0, stable=True)]
 
     def _shares(self) -> Tensor:
-        """Return each score as a share of what its group still has, once per reader.
-
-        A channel of a residual stream is missed by every layer that reads the stream.
-        """
+        """Return each score as a share of what its group still has, times what is at stake."""
         known = torch.where(self.keep & self.scores.isfinite(), self.scores, 0.0)
         index = self.graph.group_index.clamp(min=0)
         left = torch.bincount(index, known)
-        shares: Tensor = self.scores / left[index].clamp(min=1e-300) * self.readers
+        shares: Tensor = self.scores / left[index].clamp(min=1e-300) * self.stakes
         return shares
 
     def _without(self, ranked: Tensor, count: int) -> Tensor:
@@ -219,10 +217,15 @@ class _Greedy:
         return self.candidates.legality.repair(~(self.removed | gone[self.atoms]))
 
 
-def _readers(graph: DependencyGraph) -> Tensor:
-    """Count the ops that read each channel, at least one. Shape: (channels,)."""
+def stakes(graph: DependencyGraph) -> Tensor:
+    """Weigh each channel by how many ops read it; 1 for a single reader. Shape: (channels,).
+
+    A channel of a residual stream is missed by every layer that reads the stream, and what they
+    make of it meets again in the stream: the loss grows faster than their number. The power is
+    a choice of ours.
+    """
     count = torch.zeros(len(graph.frozen), dtype=torch.float64)
     for read in graph.ledger.reads:
         for layer in read.value.layers:
             count[graph.component[compact(layer).flatten()].unique()] += 1
-    return count.clamp(min=1)
+    return count.clamp(min=1) ** _POWER
