@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,7 +15,6 @@ from slimgraph.cost import CostModel
 from slimgraph.errors import BudgetError, SlimgraphError
 from slimgraph.graph import DependencyGraph
 from slimgraph.select import Budget, select
-from slimgraph.select.budget import Unit
 from slimgraph.trials import Repair, Trial
 
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
@@ -96,12 +95,12 @@ def output_error(dense: nn.Module, small: nn.Module, data: Iterable[Any]) -> flo
     return wrong / whole if whole > 0 and math.isfinite(wrong / whole) else None
 
 
-def curve(
+def curve(  # noqa: PLR0913 - all but three have defaults
     graph: DependencyGraph,
     scores: Tensor,
     evaluate: Callable[[fx.GraphModule], float],
     *,
-    unit: Unit = "macs",
+    unit: Literal["channels", "params", "macs"] = "macs",
     shares: Sequence[float] = SHARES,
     measure: str = "accuracy",
     repair: Repair | None = None,

@@ -74,10 +74,10 @@ class Comparison:
     @cached_property
     def errors(self) -> dict[str, tuple[float | None, float | None]]:
         """The error after each step that both know, if they measured the same."""
-        found = [report.get("errors") for report in self.reports]
-        if not all(found) or found[0]["measure"] != found[1]["measure"]:
+        first, second = (report.get("errors") for report in self.reports)
+        if not first or not second or first["measure"] != second["measure"]:
             return {}
-        one, other = ({s["step"]: s["error"] for s in each["steps"]} for each in found)
+        one, other = ({s["step"]: s["error"] for s in e["steps"]} for e in (first, second))
         return {step: (error, other[step]) for step, error in one.items() if step in other}
 
     @cached_property
@@ -134,10 +134,9 @@ class Comparison:
         return grid
 
     def _errors(self) -> Table:
-        grid = self._table(f"{wording.printable(self.reports[0]['errors']['measure'])}")
+        grid = self._table("error")
         for step, pair in self.errors.items():
-            numbers = (wording.NOTHING if error is None else f"{error:.4g}" for error in pair)
-            grid.add_row(Text(wording.printable(step)), *numbers)
+            grid.add_row(Text(wording.printable(step)), *map(wording.number, pair))
         return grid
 
     def _settings(self) -> Table:

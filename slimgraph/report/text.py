@@ -124,7 +124,7 @@ class Totals:
     def _errors(self) -> Iterator[str]:
         errors = self.report.get("errors")
         if errors:
-            steps = (f"{s['step']} {wording.NOTHING if s['error'] is None else format(s['error'], '.4g')}" for s in errors["steps"])
+            steps = (f"{each['step']} {wording.number(each['error'])}" for each in errors["steps"])
             yield f"{errors['measure']}, {errors['on']}: {', '.join(steps)}"
 
     def _export(self) -> Iterator[str]:
