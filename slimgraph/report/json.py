@@ -8,7 +8,8 @@ from typing import Any
 _ORDER = (
     "schema slimgraph torch id name type model module totals group groups nodes layers settings "
     "histograms curve errors export path bytes size rung leaves kept prunable frozen "
-    "frozen_channels blocks reasons node op target kind source message reason modules members param dim role inputs outputs shape "
+    "frozen_channels blocks reasons node op target kind source message reason modules members "
+    "param dim role inputs outputs shape "
     "dtype before after channels in out params macs couplings scores keep opset parity output "
     "max_abs max_rel tolerance ok latency_ms median min max runs threads"
 )
