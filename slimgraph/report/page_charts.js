@@ -21,7 +21,7 @@ const span = (from, to) => at => from + (to - from) * at;
 const across = span(BOX.left, BOX.right), up = span(BOX.bottom, BOX.top);
 
 // Lines across, with what they stand for: at 0, a half and 1 of the height.
-const levels = (low, high, say) => [[0, 0.5, 1].map(at => [
+const levels = (low, high, say) => [0, 0.5, 1].map(at => [
   svg("line", { class: at ? "level" : "axis", x1: BOX.left, x2: BOX.right, y1: up(at),
     y2: up(at) }),
   label(BOX.left - 6, up(at) + 4, say(low + (high - low) * at), "end")]);

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.report.conftest import Open
-from tests.report.sample import HOSTILE, HISTOGRAM
+from tests.report.sample import HISTOGRAM, HOSTILE
 
 
 def test_charts_have_a_title_and_a_description(open_page: Open, compressed: dict[str, Any]) -> None:
@@ -18,7 +18,9 @@ def test_charts_have_a_title_and_a_description(open_page: Open, compressed: dict
         assert chart.get_attribute("role") == "img"
         for name in ("labelledby", "describedby"):
             told = page.locator(f"#{chart.get_attribute(f'aria-{name}')}").text_content()
-            assert told and "NaN" not in told and "undefined" not in told
+            assert told
+            assert "NaN" not in told
+            assert "undefined" not in told
     assert f"Scores by {HOSTILE[0]}" in page.locator("#charts").text_content()
     assert page.locator("#charts script, #charts img").count() == 0
 
@@ -42,7 +44,8 @@ def test_no_chart_holds_what_is_no_number(
     )
     assert all(math.isfinite(height) and height >= 0 for height in heights)
     markup = page.locator("#charts").inner_html()
-    assert "NaN" not in markup and "Infinity" not in markup
+    assert "NaN" not in markup
+    assert "Infinity" not in markup
 
 
 def test_there_is_no_tab_without_charts(open_page: Open, compressed: dict[str, Any]) -> None:

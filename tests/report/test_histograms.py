@@ -30,8 +30,10 @@ def test_every_free_channel_is_counted_once(graph: sg.DependencyGraph) -> None:
     keep[graph.groups[0].components[:30]] = False
     found = histogram(graph, "l2", scored(graph, values), keep)
     assert (sum(found["kept"]), sum(found["removed"])) == (70, 30)
-    assert found["edges"][0] == 1 and found["edges"][-1] == 2
-    assert not found["log"] and found["unscored"] == 0
+    assert found["edges"][0] == 1
+    assert found["edges"][-1] == 2
+    assert not found["log"]
+    assert found["unscored"] == 0
     last = max(i for i, count in enumerate(found["removed"]) if count)
     assert not any(found["kept"][:last])  # the lowest ones left
 
@@ -48,7 +50,8 @@ def test_scores_over_decades_get_a_logarithmic_axis(graph: sg.DependencyGraph) -
     values = torch.logspace(-6, 0, 100)
     values[:5] = 0
     found = histogram(graph, "taylor", scored(graph, values))
-    assert found["log"] and found["zeros"] == {"kept": 5, "removed": 0}
+    assert found["log"]
+    assert found["zeros"] == {"kept": 5, "removed": 0}
     assert sum(found["kept"]) == 95
     ratios = [b / a for a, b in zip(found["edges"], found["edges"][1:], strict=False)]
     assert max(ratios) == pytest.approx(min(ratios))
@@ -57,7 +60,8 @@ def test_scores_over_decades_get_a_logarithmic_axis(graph: sg.DependencyGraph) -
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e-300, 1e300])
 def test_constant_scores_are_one_bar(graph: sg.DependencyGraph, value: float) -> None:
     found = histogram(graph, "l2", scored(graph, torch.full((100,), value, dtype=torch.float64)))
-    assert found["kept"] == [100] and found["removed"] == [0]
+    assert found["kept"] == [100]
+    assert found["removed"] == [0]
     assert found["edges"][0] < value < found["edges"][1]
 
 
@@ -65,13 +69,16 @@ def test_what_is_not_finite_is_counted_apart(graph: sg.DependencyGraph) -> None:
     values = torch.linspace(1, 2, 100)
     values[:3] = torch.tensor([math.inf, math.nan, -math.inf])
     found = histogram(graph, "l2", scored(graph, values))
-    assert found["unscored"] == 3 and sum(found["kept"]) == 97
+    assert found["unscored"] == 3
+    assert sum(found["kept"]) == 97
     assert all(map(math.isfinite, found["edges"]))
 
 
 def test_without_finite_scores_there_are_no_edges(graph: sg.DependencyGraph) -> None:
     found = histogram(graph, "l2", scored(graph, torch.full((100,), math.inf)))
-    assert found["edges"] == [] and found["kept"] == [] and found["unscored"] == 100
+    assert found["edges"] == []
+    assert found["kept"] == []
+    assert found["unscored"] == 100
 
 
 def test_reports_of_a_budget_hold_the_histogram() -> None:

@@ -27,7 +27,9 @@ def test_a_curve_begins_at_the_dense_model_and_meets_its_budgets(net: nn.Module)
     )  # fmt: skip
     assert found["points"][0] == {"share": 1.0, "before": 1.0, "after": 1.0}
     shares = [point["share"] for point in found["points"][1:]]
-    assert shares[0] <= 0.5 and shares[1] <= 0.25 and len(said) == 2
+    assert shares[0] <= 0.5
+    assert shares[1] <= 0.25
+    assert len(said) == 2
     assert all(0 <= point[k] <= 1 for point in found["points"] for k in ("before", "after"))
     assert found["points"][-1]["before"] < 1
 

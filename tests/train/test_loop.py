@@ -65,9 +65,11 @@ def test_a_run_leaves_models_reports_and_a_log(whole: Path) -> None:
         assert report["settings"]["trace"]["strategy"] == "greedy"
         assert report["settings"]["recipe"]["distill"] == 0.4
         told = {"strength", "penalty", "seed", "criterion", "strategy", "passes", "pass"}
-        assert told <= report["settings"].keys() and report["settings"]["pass"] == number
+        assert told <= report["settings"].keys()
+        assert report["settings"]["pass"] == number
         steps = {each["step"]: each["error"] for each in report["errors"]["steps"]}
-        assert [*steps][:2] == ["dense", "compressed"] and [*steps][-1] == "fine-tuned"
+        assert [*steps][:2] == ["dense", "compressed"]
+        assert [*steps][-1] == "fine-tuned"
         assert all(0 <= error <= 1 for error in steps.values())
         assert sum(report["histograms"][0]["removed"]) > 0
         page = (whole / f"pass-{number}.html").read_text()
