@@ -168,9 +168,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     small = shrink(graph, kept, observer, effects, optimizer)
     small = _reordered(graph, small, observer, optimizer) if selections else small
     errors = _repair(graph.traced, small, data, say)
-    result = _result(graph, kept, small, scores, settings)
-    result.report["errors"] = errors
-    return result
+    return _result(graph, kept, small, scores, settings, errors)
 
 
 def _given(**budgets: float | None) -> dict[str, float]:
@@ -237,9 +235,11 @@ def _result(
     model: fx.GraphModule,
     scores: Tensor | None,
     settings: dict[str, Any],
+    errors: dict[str, Any] | None,
 ) -> SlimResult:
     """Put the result together; constants may need numbers that the model did not have."""
     report = graph.to_dict(keep=kept.channels, scores=scores, settings=settings)
+    report["errors"] = errors
     known = {name for name, _ in graph.traced.named_parameters(remove_duplicate=False)}
     added = (tensor for name, tensor in model.named_parameters() if name not in known)
     report["totals"]["after"]["params"] += sum(tensor.numel() for tensor in added)

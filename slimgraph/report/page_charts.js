@@ -64,7 +64,10 @@ function scoreChart({ criterion, log, edges, kept, removed, zeros, unscored }) {
   return figure;
 }
 
-function curveChart({ measure, unit, points }) {
+const UNITS = { macs: "MACs", params: "parameters", channels: "channels" };
+
+function curveChart({ measure, unit: units, points }) {
+  const unit = UNITS[units] ?? units;
   const values = points.flatMap(({ before, after }) => [before, after])
     .filter(value => value !== null);
   const low = Math.min(0, ...values), high = Math.max(low < 0 ? 0 : 1e-12, ...values);
@@ -103,7 +106,8 @@ function errorChart({ measure, on, steps }) {
     el("ol", { class: "bars" }, steps.map(({ step, error }) => el("li", {}, el("div", {},
       el("span", {}, step), el("span", { class: "count" }, error === null ? "not finite"
         : short(error)),
-      el("i", { class: "meter", "--part": 1, "--long": (error ?? 0) / most }))))));
+      error !== null &&
+        el("i", { class: "meter", "--part": 1, "--long": error / most }))))));
 }
 
 function drawCharts({ histograms = [], curve = null, errors = null }) {
