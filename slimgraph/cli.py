@@ -175,7 +175,7 @@ def inspect(
     debug: Debug = False,  # noqa: ARG001 - read before parsing, see run_command
 ) -> None:
     """Show the groups of a model."""
-    from slimgraph import export_command, report
+    from slimgraph import export_command
 
     names = _names(explain or [], channel)
     if compare is not None:
@@ -192,6 +192,13 @@ def inspect(
         _print(str(graph.explain(*names, channel=channel)))
         return
     data = export_command.scored(graph, criterion or [])
+    _show(data, output, as_json=as_json, quiet=quiet)
+
+
+def _show(data: dict[str, Any], output: Path | None, *, as_json: bool, quiet: bool) -> None:
+    """Write a report, and print it where that was asked for."""
+    from slimgraph import export_command, report
+
     if output is not None:
         export_command.write_report(data, output)
     if as_json:

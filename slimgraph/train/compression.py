@@ -62,13 +62,13 @@ def compress_stage(run: Run, state: State, stage: Stage) -> dict[str, Any]:
     more = recipe.selections and stage.number < recipe.passes  # the last ones stay gathers
     state.model = with_selections(result.model) if more else result.model
     broadcast([*state.model.parameters(), *state.model.buffers()])
+    points = _curve(run, graph, scores) if recipe.curve else None  # repairs sum over all processes
     if run.first:
         report = {**result.report, "settings": result.report["settings"] | _settings(run, stage)}
         report["histograms"] = [histogram(graph, recipe.criterion, scores, choice.keep)]
         steps = [{"step": step, "error": error} for step, error in found.items()]
         report["errors"] = {"measure": "error", "on": "held-out images", "steps": steps}
-        if recipe.curve:
-            report["curve"] = _curve(run, graph, scores)
+        report["curve"] = points
         write_report(run, stage.number, report)
     return {}
 
