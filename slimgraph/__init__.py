@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 from slimgraph import compensate, regularize
 from slimgraph.analysis import analyze
 from slimgraph.compress import compress, masked
+from slimgraph.curves import agreement, curve
 from slimgraph.errors import InexactWarning, SlimgraphError, UnknownOpWarning
 from slimgraph.graph import DependencyGraph
 from slimgraph.groups import Group
@@ -34,9 +35,11 @@ __all__ = [
     "SlimgraphError",
     "Trial",
     "UnknownOpWarning",
+    "agreement",
     "analyze",
     "compensate",
     "compress",
+    "curve",
     "export_onnx",
     "load",
     "masked",

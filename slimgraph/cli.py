@@ -156,6 +156,10 @@ def inspect(
         list[str] | None,
         typer.Option(help="One name: what keeps it. Two: what ties them.", show_default=False),
     ] = None,
+    criterion: Annotated[
+        list[str] | None,
+        typer.Option(help="Show how scores are spread: l1, l2, ...; repeatable."),
+    ] = None,
     channel: Annotated[
         int | None, typer.Option(help="With one name to explain: what keeps this channel.")
     ] = None,
@@ -171,11 +175,11 @@ def inspect(
     debug: Debug = False,  # noqa: ARG001 - read before parsing, see run_command
 ) -> None:
     """Show the groups of a model."""
-    from slimgraph import export_command, report
+    from slimgraph import export_command
 
     names = _names(explain or [], channel)
     if compare is not None:
-        _compare(compare, as_json=as_json, alone=not (model or names or output))
+        _compare(compare, as_json=as_json, alone=not (model or names or output or criterion))
         return
     if model is None:
         raise typer.BadParameter("give a model, or `--compare` two reports", param_hint="MODEL")
@@ -187,7 +191,14 @@ def inspect(
     if names:
         _print(str(graph.explain(*names, channel=channel)))
         return
-    data = graph.to_dict()
+    data = export_command.scored(graph, criterion or [])
+    _show(data, output, as_json=as_json, quiet=quiet)
+
+
+def _show(data: dict[str, Any], output: Path | None, *, as_json: bool, quiet: bool) -> None:
+    """Write a report, and print it where that was asked for."""
+    from slimgraph import export_command, report
+
     if output is not None:
         export_command.write_report(data, output)
     if as_json:

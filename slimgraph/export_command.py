@@ -17,6 +17,7 @@ from slimgraph.compress import masked
 from slimgraph.errors import FileError, SlimgraphError
 from slimgraph.files import check_target, draft_of, write_text
 from slimgraph.graph import DependencyGraph
+from slimgraph.importance import score
 from slimgraph.keeping import check_semantics
 from slimgraph.loading import load_model
 from slimgraph.loading.inputs import InputSpec, trace_with
@@ -219,6 +220,18 @@ def analyzed(
     traced = load_traced(path, shapes, say, arch=arch, trust_pickle=trust_pickle)
     say("group channels")
     return analyze(traced)
+
+
+def scored(graph: DependencyGraph, criteria: Sequence[str]) -> dict[str, Any]:
+    """Return the report of a model, with a histogram for each criterion that needs no data.
+
+    Raises:
+        SlimgraphError: See `score`.
+    """
+    scores = {criterion: score(graph, criterion) for criterion in dict.fromkeys(criteria)}
+    data = graph.to_dict(scores=next(iter(scores.values()), None))
+    data["histograms"] = [report.histogram(graph, *pair) for pair in scores.items()]
+    return data
 
 
 def _format_of(target: Path) -> str:

@@ -14,6 +14,7 @@ from slimgraph.analysis import analyze
 from slimgraph.calibrate.running import check_repeatable
 from slimgraph.compensate import recalibrate, reconstruct
 from slimgraph.compress import Observer, shrink
+from slimgraph.curves import output_error
 from slimgraph.dead import find_dead
 from slimgraph.display import Rows, Shown
 from slimgraph.effects import Effect, find_effects
@@ -166,7 +167,8 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     say("compress")
     small = shrink(graph, kept, observer, effects, optimizer)
     small = _reordered(graph, small, observer, optimizer) if selections else small
-    return _result(graph, kept, _repaired(graph.traced, small, data, say), scores, settings)
+    errors = _repair(graph.traced, small, data, say)
+    return _result(graph, kept, small, scores, settings, errors)
 
 
 def _given(**budgets: float | None) -> dict[str, float]:
@@ -233,9 +235,11 @@ def _result(
     model: fx.GraphModule,
     scores: Tensor | None,
     settings: dict[str, Any],
+    errors: dict[str, Any] | None,
 ) -> SlimResult:
     """Put the result together; constants may need numbers that the model did not have."""
     report = graph.to_dict(keep=kept.channels, scores=scores, settings=settings)
+    report["errors"] = errors
     known = {name for name, _ in graph.traced.named_parameters(remove_duplicate=False)}
     added = (tensor for name, tensor in model.named_parameters() if name not in known)
     report["totals"]["after"]["params"] += sum(tensor.numel() for tensor in added)
@@ -299,18 +303,23 @@ _IDLE = {
 }
 
 
-def _repaired(
+def _repair(
     dense: fx.GraphModule,
     small: fx.GraphModule,
     data: Iterable[Any] | None,
     say: Callable[[str], None],
-) -> fx.GraphModule:
-    """Let what is left make up for what went, if there is data that tells how."""
-    if data is not None:
-        say("repair")
-        reconstruct(dense, small, data)
-        recalibrate(small, data)
-    return small
+) -> dict[str, Any] | None:
+    """Let what is left make up for what went, if there is data that tells how; say how well."""
+    if data is None:
+        return None
+    say("repair")
+    before = output_error(dense, small, data)
+    reconstruct(dense, small, data)
+    recalibrate(small, data)
+    after = output_error(dense, small, data)
+    steps = [{"step": "compressed", "error": before}, {"step": "repaired", "error": after}]
+    measure = "squared output error as a share of the output"
+    return {"measure": measure, "on": "the data given", "steps": steps}
 
 
 def check_choice(

@@ -6,6 +6,7 @@ a report saved as JSON renders exactly like a fresh one.
 
 from slimgraph.report.compare import Comparison, load
 from slimgraph.report.formats import FORMATS, render
+from slimgraph.report.histograms import histogram
 from slimgraph.report.summary import html_summary
 from slimgraph.report.text import GroupTable, Overview, Reasons, Totals, overview, printed, table
 
@@ -16,6 +17,7 @@ __all__ = [
     "Overview",
     "Reasons",
     "Totals",
+    "histogram",
     "html_summary",
     "load",
     "overview",

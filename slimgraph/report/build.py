@@ -13,6 +13,7 @@ from slimgraph.graph import DependencyGraph
 from slimgraph.groups import Group, module_of
 from slimgraph.op_names import canonical
 from slimgraph.report.frozen import FrozenChannels, runs
+from slimgraph.report.histograms import histogram
 
 SCHEMA = "slimgraph.report/1"
 
@@ -45,6 +46,9 @@ def build(
         "nodes": [builder.node(node) for node in graph.traced.graph.nodes],
         "layers": builder.layers(),
         "settings": settings or {},
+        "histograms": builder.histograms((settings or {}).get("criterion", "score")),
+        "curve": None,
+        "errors": None,
         "export": None,
     }
 
@@ -126,6 +130,12 @@ class _Builder:
         """Count channels, parameters and multiply-accumulates."""
         after = None if self.keep is None else self.cost.totals(self.keep)._asdict()
         return {"before": self.cost.totals(self.full)._asdict(), "after": after}
+
+    def histograms(self, criterion: str) -> list[dict[str, Any]]:
+        """Count the scores that were given."""
+        if self.scores is None:
+            return []
+        return [histogram(self.graph, criterion, self.scores, self.keep)]
 
     def group(self, index: int, group: Group) -> dict[str, Any]:
         """Describe one group."""

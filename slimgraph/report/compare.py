@@ -72,6 +72,15 @@ class Comparison:
         return {k: (one.get(k), other.get(k)) for k in keys if one.get(k) != other.get(k)}
 
     @cached_property
+    def errors(self) -> dict[str, tuple[float | None, float | None]]:
+        """The error after each step that both know, if they measured the same."""
+        first, second = (report.get("errors") for report in self.reports)
+        if not first or not second or first["measure"] != second["measure"]:
+            return {}
+        one, other = ({s["step"]: s["error"] for s in e["steps"]} for e in (first, second))
+        return {step: (error, other[step]) for step, error in one.items() if step in other}
+
+    @cached_property
     def groups(self) -> dict[str, tuple[int, int, int]]:
         """Channels kept in each and size in the first, the greatest differences first."""
         one, other = ({g["name"]: g for g in report["groups"]} for report in self.reports)
@@ -91,6 +100,7 @@ class Comparison:
             "models": [report["model"]["name"] for report in self.reports],
             "totals": {unit: list(pair) for unit, pair in self.totals.items()},
             "settings": {name: list(pair) for name, pair in self.settings.items()},
+            "errors": {step: list(pair) for step, pair in self.errors.items()},
             "groups": {name: list(row) for name, row in self.groups.items()},
             "alone": list(map(list, self.alone)),
         }
@@ -104,6 +114,9 @@ class Comparison:
         if self.settings:
             yield Text()
             yield self._settings()
+        if self.errors:
+            yield Text()
+            yield self._errors()
         yield Text()
         yield from self._groups()
 
@@ -118,6 +131,12 @@ class Comparison:
         grid = self._table("what is left", "second / first")
         for unit, (one, other) in self.totals.items():
             grid.add_row(unit, wording.count(one), wording.count(other), wording.share(other, one))
+        return grid
+
+    def _errors(self) -> Table:
+        grid = self._table("error")
+        for step, pair in self.errors.items():
+            grid.add_row(Text(wording.printable(step)), *map(wording.number, pair))
         return grid
 
     def _settings(self) -> Table:

@@ -20,6 +20,7 @@ _SCRIPTS = (
     "page_graph.js",
     "page_panel.js",
     "page_lists.js",
+    "page_charts.js",
 )
 # These would end the script element, open a comment, or end a line in older JavaScript.
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}

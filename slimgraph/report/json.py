@@ -7,8 +7,9 @@ from typing import Any
 # The order people read in. What is not named here (settings) follows in alphabetical order.
 _ORDER = (
     "schema slimgraph torch id name type model module totals group groups nodes layers settings "
-    "export path bytes size rung leaves kept prunable frozen frozen_channels blocks reasons node "
-    "op target kind source message reason modules members param dim role inputs outputs shape "
+    "histograms curve errors export path bytes size rung leaves kept prunable frozen "
+    "frozen_channels blocks reasons node op target kind source message reason modules members "
+    "param dim role inputs outputs shape "
     "dtype before after channels in out params macs couplings scores keep opset parity output "
     "max_abs max_rel tolerance ok latency_ms median min max runs threads"
 )

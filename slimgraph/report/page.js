@@ -8,6 +8,7 @@ const nodes = new Map(report.nodes.map(node => [key(node.name), node]));
 
 const readState = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
 let shown = {};
+const TABS = ["groups", "layers", "charts"];
 
 function go(changes) {
   if (changes.at) { // only look there, keep what is selected
@@ -63,7 +64,7 @@ function apply() {
     else graph.reveal(boxes);
   }
   if (changed("q")) search(state.q ?? "");
-  showTab(state.tab === "layers" ? "layers" : "groups");
+  showTab(openTabs().includes(state.tab) ? state.tab : "groups");
   shown = state;
 }
 
@@ -79,8 +80,9 @@ function search(text) {
   if (byId("search").value !== text) byId("search").value = text;
 }
 
+const openTabs = () => TABS.filter(tab => !byId(`tab-${tab}`).hidden);
 function showTab(name) {
-  for (const tab of ["groups", "layers"]) {
+  for (const tab of TABS) {
     byId(tab).hidden = tab !== name;
     byId(`tab-${tab}`).setAttribute("aria-selected", tab === name);
     byId(`tab-${tab}`).setAttribute("tabindex", tab === name ? 0 : -1);
@@ -125,11 +127,13 @@ const table = new GroupTable(report, colorOf, go);
 const bars = new LayerBars(report, groups, colorOf, go);
 byId("tab-groups").append(el("span", { class: "quiet" }, ` ${report.groups.length}`));
 byId("tab-layers").append(el("span", { class: "quiet" }, ` ${report.layers.length}`));
-for (const tab of ["groups", "layers"]) {
-  const other = tab === "groups" ? "layers" : "groups";
-  byId(`tab-${tab}`).addEventListener("click", () => go({ tab: tab === "layers" ? tab : null }));
+drawCharts(report);
+for (const tab of TABS) {
+  byId(`tab-${tab}`).addEventListener("click", () => go({ tab: tab === "groups" ? null : tab }));
   byId(`tab-${tab}`).addEventListener("keydown", event => {
     if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
+    const all = openTabs(), step = event.key === "ArrowRight" ? 1 : all.length - 1;
+    const other = all[(all.indexOf(tab) + step) % all.length];
     byId(`tab-${other}`).click();
     byId(`tab-${other}`).focus();
   });

@@ -83,7 +83,7 @@ class Totals:
         yield Text(wording.shorten(" → ".join(ends), width), style="dim")
         yield Text()
         yield self._totals()
-        lines = [*self._tracing(), *self._settings(), *self._export()]
+        lines = [*self._tracing(), *self._settings(), *self._errors(), *self._export()]
         if lines:
             yield Text()
             yield from (_hanging(line, width) for line in lines)
@@ -120,6 +120,12 @@ class Totals:
         if trace:
             options = ", ".join(f"{key} {_plain(value)}" for key, value in trace["options"].items())
             yield f"choice: {trace['strategy']} ({options}), decisions: {len(trace['decisions'])}"
+
+    def _errors(self) -> Iterator[str]:
+        errors = self.report.get("errors")
+        if errors:
+            steps = (f"{each['step']} {wording.number(each['error'])}" for each in errors["steps"])
+            yield f"{errors['measure']}, {errors['on']}: {', '.join(steps)}"
 
     def _export(self) -> Iterator[str]:
         export = self.report["export"]

@@ -125,3 +125,8 @@ def frozen_share(group: dict[str, Any]) -> str:
 def leaf(part: dict[str, str]) -> str:
     """Name an opaque part of the model and why it is one."""
     return f"{printable(part['module']) or 'the forward'}: {printable(part['reason'])}"
+
+
+def number(value: float | None) -> str:
+    """Write a measured number; `None` where there is none."""
+    return NOTHING if value is None else f"{value:.4g}"

@@ -9,10 +9,12 @@ from torch.utils.data import DataLoader, Subset
 
 from slimgraph.analysis import analyze
 from slimgraph.compensate import recalibrate, reconstruct
+from slimgraph.curves import curve
 from slimgraph.files import write_text
 from slimgraph.graph import DependencyGraph
 from slimgraph.importance import DATA_CRITERIA, score
 from slimgraph.passes.select_channels import with_selections
+from slimgraph.report import histogram, render
 from slimgraph.select import Budget
 from slimgraph.serialize import save
 from slimgraph.slimming import slim
@@ -52,18 +54,56 @@ def compress_stage(run: Run, state: State, stage: Stage) -> dict[str, Any]:
     strategy = strategy_of(recipe, _budget(run, graph, stage))
     choice = strategy.choose(graph, scores, measure)
     result = slim(dense, mask=choice, optimizer=state.optimizer, heads=recipe.heads)
+    errors = {"dense": dense, "compressed": result.model}
+    found = {step: 1 - accuracy_held_out(run, each.eval()) for step, each in errors.items()}
     _repair(run, dense, result.model)
+    if recipe.repair != "none":
+        found["repaired"] = 1 - accuracy_held_out(run, result.model.eval())
     more = recipe.selections and stage.number < recipe.passes  # the last ones stay gathers
     state.model = with_selections(result.model) if more else result.model
     broadcast([*state.model.parameters(), *state.model.buffers()])
+    points = _curve(run, graph, scores) if recipe.curve else None  # repairs sum over all processes
     if run.first:
-        report = {**result.report, "settings": result.report["settings"] | _settings(run)}
-        write_text(run.folder / f"pass-{stage.number}.json", json.dumps(report) + "\n")
+        report = {**result.report, "settings": result.report["settings"] | _settings(run, stage)}
+        report["histograms"] = [histogram(graph, recipe.criterion, scores, choice.keep)]
+        steps = [{"step": step, "error": error} for step, error in found.items()]
+        report["errors"] = {"measure": "error", "on": "held-out images", "steps": steps}
+        report["curve"] = points
+        write_report(run, stage.number, report)
     return {}
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    return {"recipe": run.recipe.to_dict()}
+def write_report(run: Run, number: int, report: dict[str, Any]) -> None:
+    """Write the report of a pass, for programs and for people."""
+    for kind in ("json", "html"):
+        write_text(run.folder / f"pass-{number}.{kind}", render(report, kind))
+
+
+def report_tuned(run: Run, model: fx.GraphModule, number: int) -> None:
+    """Add the error after fine-tuning to the report of a pass; doing it twice changes nothing."""
+    path = run.folder / f"pass-{number}.json"
+    report = json.loads(path.read_text(encoding="utf-8"))
+    steps = [each for each in report["errors"]["steps"] if each["step"] != "fine-tuned"]
+    error = 1 - accuracy_held_out(run, model.eval())
+    report["errors"]["steps"] = [*steps, {"step": "fine-tuned", "error": error}]
+    write_report(run, number, report)
+
+
+def _curve(run: Run, graph: DependencyGraph, scores: Tensor) -> dict[str, Any]:
+    repair = None if run.recipe.repair == "none" else lambda *pair: _repair(run, *pair)
+
+    def evaluate(model: fx.GraphModule) -> float:
+        return accuracy_held_out(run, model)
+
+    return curve(graph, scores, evaluate, measure="held-out accuracy", repair=repair)
+
+
+_TOLD = ("criterion", "strategy", "penalty", "strength", "passes", "seed")
+
+
+def _settings(run: Run, stage: Stage) -> dict[str, Any]:
+    recipe = run.recipe.to_dict()
+    return {name: recipe[name] for name in _TOLD} | {"pass": stage.number, "recipe": recipe}
 
 
 def _budget(run: Run, graph: DependencyGraph, stage: Stage) -> Budget | None:

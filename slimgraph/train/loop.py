@@ -17,7 +17,7 @@ from slimgraph.cost import CostModel
 from slimgraph.passes.select_channels import with_selections
 from slimgraph.serialize import save
 from slimgraph.tracing import trace
-from slimgraph.train.compression import compress_stage
+from slimgraph.train.compression import compress_stage, report_tuned
 from slimgraph.train.data import Data
 from slimgraph.train.epochs import accuracy, train_epoch
 from slimgraph.train.logs import Board, line, write_csv
@@ -150,5 +150,7 @@ def _write(run: Run, state: State, name: str | None) -> None:
         write_csv(run.folder / "log.csv", state.rows)
         if name is not None:
             save(state.model, run.folder / f"{name}.slim")
+            if run.recipe.tune_epochs:
+                report_tuned(run, state.model, state.rows[-1]["pass"])
         save_state(run.folder, state)
     run.accelerator.wait_for_everyone()

@@ -111,6 +111,9 @@ class Recipe:
         float, Option(help="Weight in fine-tuning of the dense model's answers, 0 to 1.")
     ] = 0.0
     temperature: Annotated[float, Option(help="Of these answers.")] = 4.0
+    curve: Annotated[
+        bool, Option("--curve", help="Report held-out accuracy at several shares of MACs, too.")
+    ] = False
     seed: Annotated[int, Option(help="Of the order of the images and of all that is drawn.")] = 0
 
     def __post_init__(self) -> None:

@@ -76,3 +76,14 @@ def test_the_model_is_never_the_output(here: Path, report: Run) -> None:
     before = (here / "model.txt").read_bytes()
     assert report("model.txt", "--output", "model.txt").code == 2
     assert (here / "model.txt").read_bytes() == before
+
+
+def test_scores_are_shown_for_every_criterion_that_is_named(here: Path, report: Run) -> None:
+    ran = report("model.slim", "--criterion", "l2", "--criterion", "random", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    found = json.loads(ran.out)["histograms"]
+    assert [each["criterion"] for each in found] == ["l2", "random"]
+    bad = report("model.slim", "--criterion", "l7", "--report", "out.html")
+    assert bad.code == 1
+    assert "hint:" in bad.err
+    assert not (here / "out.html").exists()

@@ -105,3 +105,22 @@ def test_wrong_usage_is_refused(
     assert (ran.code, ran.out) == (2, "")
     assert reports[0].exists()
     assert not (here / "out.html").exists()
+
+
+def test_errors_of_the_same_measure_are_compared_step_by_step(
+    here: Path, reports: tuple[Path, Path], report: Run
+) -> None:
+    for number, path in enumerate(reports):
+        data = json.loads(path.read_text())
+        steps = [
+            {"step": "compressed", "error": 0.5 + number},
+            {"step": f"own {number}", "error": 0},
+        ]
+        data["errors"] = {"measure": "error", "on": "held-out images", "steps": steps}
+        (here / f"{number}.json").write_text(json.dumps(data))
+    ran = report("--compare", "0.json", "1.json", "--json")
+    assert json.loads(ran.out)["errors"] == {"compressed": [0.5, 1.5]}
+    assert "compressed" in report("--compare", "0.json", "1.json").out
+    data["errors"]["measure"] = "another"
+    (here / "1.json").write_text(json.dumps(data))
+    assert json.loads(report("--compare", "0.json", "1.json", "--json").out)["errors"] == {}

@@ -44,7 +44,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("dead", "keeping"),
     ("passes", "serialize"),
     ("compress", "loading", "onnx_export"),
-    ("selecting", "slimming", "trials", "compensate", "regularize"),
+    ("selecting", "slimming", "trials", "curves", "compensate", "regularize"),
     ("export_command",),
     ("cli",),
     ("train",),

@@ -146,6 +146,9 @@ class Sketch:
             "nodes": nodes,
             "layers": layers,
             "settings": {} if keep is None else SETTINGS,
+            "histograms": [HISTOGRAM] if scores else [],
+            "curve": None if keep is None else CURVE,
+            "errors": None if keep is None else ERRORS,
             "export": None if keep is None else EXPORT,
         }
 
@@ -242,6 +245,36 @@ class Sketch:
 
 
 SETTINGS = {"criterion": "l2", "budget": {"macs": 0.5}, "round_to": 8, "seed": 0, "keep": []}
+HISTOGRAM = {
+    "criterion": HOSTILE[0],
+    "log": True,
+    "edges": [10 ** (i / 6) for i in range(-18, 7)],
+    "kept": [0] * 8 + [1, 2, 4, 8, 12, 20, 28, 30, 24, 17, 9, 6, 3, 2, 1, 1],
+    "removed": [1, 0, 2, 4, 6, 9, 14, 16, 15, 9, 6, 3, 1] + [0] * 11,
+    "zeros": {"kept": 0, "removed": 3},
+    "unscored": 1,
+}
+CURVE = {
+    "measure": "held-out accuracy",
+    "unit": "macs",
+    "points": [
+        {"share": share, "before": before, "after": after}
+        for share, before, after in [
+            (1.0, 0.93, 0.93), (0.9, 0.9, 0.925), (0.79, 0.81, 0.91), (0.6, 0.5, 0.88),
+            (0.41, 0.2, 0.71), (0.3, 0.11, 0.52),
+        ]
+    ],
+}  # fmt: skip
+ERRORS = {
+    "measure": HOSTILE[3],
+    "on": "held-out images",
+    "steps": [
+        {"step": "dense", "error": 0.07},
+        {"step": "compressed", "error": 0.5},
+        {"step": "repaired", "error": 0.12},
+        {"step": "fine-tuned", "error": None},
+    ],
+}
 EXPORT = {
     "path": "out.onnx",
     "bytes": 1_234_567,

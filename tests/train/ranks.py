@@ -11,7 +11,13 @@ from tests.train.tiny import recipe, run
 
 # Neither norm nor dropout: nothing depends on which rank sees which image.
 PLAIN: dict[str, Any] = {"passes": 2, "penalty": "oicsr", "strength": 1e-3, "repair": "none"}
-NORMS: dict[str, Any] = {"passes": 1, "strategy": "stepwise", "macs": None, "drop": 0.3}
+NORMS: dict[str, Any] = {
+    "passes": 1,
+    "strategy": "stepwise",
+    "macs": None,
+    "drop": 0.3,
+    "curve": True,
+}
 
 
 def plain() -> nn.Module:

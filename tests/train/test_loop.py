@@ -64,6 +64,16 @@ def test_a_run_leaves_models_reports_and_a_log(whole: Path) -> None:
         report = json.loads((whole / f"pass-{number}.json").read_text())
         assert report["settings"]["trace"]["strategy"] == "greedy"
         assert report["settings"]["recipe"]["distill"] == 0.4
+        told = {"strength", "penalty", "seed", "criterion", "strategy", "passes", "pass"}
+        assert told <= report["settings"].keys()
+        assert report["settings"]["pass"] == number
+        steps = {each["step"]: each["error"] for each in report["errors"]["steps"]}
+        assert [*steps][:2] == ["dense", "compressed"]
+        assert [*steps][-1] == "fine-tuned"
+        assert all(0 <= error <= 1 for error in steps.values())
+        assert sum(report["histograms"][0]["removed"]) > 0
+        page = (whole / f"pass-{number}.html").read_text()
+        assert '"fine-tuned"' in page
     small = sg.analyze(sg.load(whole / "model.slim"))
     assert CostModel(small).totals(torch.ones_like(small.frozen)).macs == macs[-1]
     assert sorted(p.name for p in whole.glob("state*")) == ["state-000006"]
