@@ -95,7 +95,7 @@ class SideBySide:
 
     What later layers need of a batch is kept as long as there is room for it, so that each node
     runs once; batches there is no room for begin anew. Data in another order every time is no
-    matter: both models always see the same batch.
+    matter: both models always see the same batch. It is mutable because it moves on.
 
     Attributes:
         models: Graphs with nodes of the same names.
