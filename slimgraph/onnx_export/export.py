@@ -25,7 +25,6 @@ from torch.fx import GraphModule
 
 from slimgraph.cloning import isolated, run_isolated
 from slimgraph.errors import FileError, OnnxExportError
-from slimgraph.latency import measure_latency, open_session, run_session
 from slimgraph.onnx_export.draft import Draft, check_opset, facts, first_line
 from slimgraph.onnx_export.examples import ExampleInputs, Examples, bind
 from slimgraph.onnx_export.report import ExportReport
@@ -34,6 +33,7 @@ from slimgraph.pass_manager import Observer, Pipeline
 from slimgraph.passes.eliminate_dead_nodes import EliminateDeadNodes
 from slimgraph.passes.eliminate_identity import EliminateIdentity
 from slimgraph.passes.fold_batch_norm import FoldBatchNorm
+from slimgraph.runtime import measure_latency, open_session, run_session
 
 Progress = Callable[[str], None]
 

@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slimgraph.latency import LatencyResult
 from slimgraph.parity import Parity
+from slimgraph.runtime import LatencyResult
 
 if TYPE_CHECKING:
     from rich.table import Table

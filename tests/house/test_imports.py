@@ -16,7 +16,7 @@ from tests.house.tree import LIBRARY, Function, module_name, parse, python_files
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("collecting", "errors", "remedies"),
     ("arguments", "known_shapes", "modes", "op_names", "sources", "structures"),
-    ("attention", "labels", "display", "files", "latency", "opaque", "parity", "shapes", "slicing"),
+    ("attention", "labels", "display", "files", "opaque", "parity", "runtime", "shapes", "slicing"),
     ("intervals", "selection"),
     ("rules", "filetype", "cloning", "optimizers"),
     ("container", "functions", "pass_manager", "patches", "proxied", "proxies", "two_modes"),

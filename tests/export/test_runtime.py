@@ -7,7 +7,7 @@ import torch
 from onnx import TensorProto, helper
 
 from slimgraph.errors import OnnxExportError
-from slimgraph.latency import LatencyResult, measure_latency, open_session, run_session
+from slimgraph.runtime import LatencyResult, measure_latency, open_session, run_session
 
 X = torch.tensor([[-1.0, 2.0]])
 
