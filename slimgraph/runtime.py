@@ -72,7 +72,7 @@ def run_session(session: Any, inputs: Inputs) -> dict[str, np.ndarray[Any, Any]]
     """
     names = [output.name for output in session.get_outputs()]
     try:
-        return dict(zip(names, session.run(None, _arrays(inputs)), strict=True))
+        return dict(zip(names, session.run(None, arrays_of(inputs)), strict=True))
     except Exception as error:
         raise OnnxExportError(f"onnxruntime cannot run the model: {_reason(error)}") from error
 
@@ -100,7 +100,7 @@ def measure_latency(
         OnnxExportError: onnxruntime cannot load or run the model.
     """
     session = open_session(model, threads)
-    arrays = _arrays(inputs)
+    arrays = arrays_of(inputs)
     for _ in range(warmup):
         run_session(session, arrays)
     times = []
@@ -111,7 +111,8 @@ def measure_latency(
     return LatencyResult(statistics.median(times), min(times), max(times), runs, threads)
 
 
-def _arrays(inputs: Inputs) -> dict[str, np.ndarray[Any, Any]]:
+def arrays_of(inputs: Inputs) -> dict[str, np.ndarray[Any, Any]]:
+    """Return inputs as onnxruntime takes them."""
     return {
         name: value.detach().cpu().numpy() if isinstance(value, Tensor) else value
         for name, value in inputs.items()

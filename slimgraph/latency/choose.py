@@ -11,7 +11,7 @@ from torch import Tensor
 from slimgraph.errors import BudgetError
 from slimgraph.kept import KeptChannels
 from slimgraph.latency.model import LatencyModel
-from slimgraph.select.budget import stakes
+from slimgraph.select.budget import Budget, readers_of
 from slimgraph.select.candidates import Candidates
 
 FINE = 16  # moves, from all channels to none, where time grows evenly
@@ -29,10 +29,12 @@ class TimedGreedy:
     Attributes:
         model: Predicts time.
         candidates: What may leave.
+        cap: A second budget; once the time is met, moves are made that save most of that.
     """
 
     model: LatencyModel
     candidates: Candidates
+    cap: Budget | None = None
     _moves: dict[int, "_Move | None"] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -40,7 +42,8 @@ class TimedGreedy:
         self.rates = torch.zeros(len(self.candidates.graph.groups), dtype=torch.float64)
         self.keep = self.candidates.at(self.rates)
         self.times = self._times(self.keep, range(len(self.model.operators)))
-        self.readers = stakes(self.candidates.graph)
+        self._timed = True
+        self.readers = readers_of(self.candidates.graph)
 
     @cached_property
     def touched(self) -> dict[int, list[int]]:
@@ -84,21 +87,35 @@ class TimedGreedy:
             BudgetError: It cannot be met.
         """
         while (left := self.model.overhead + sum(self.times.values())) > ms:
-            moves = [self._move(group) for group in self.candidates.open_groups]
-            found = [move for move in moves if move is not None]
-            if not found:
-                raise BudgetError(
-                    f"at most {ms:.3g} ms may remain, but {left:.3g} have to",
-                    hint="allow more, or relax `keep`, `max_removed` or `round_to`",
-                )
-            self._make(min(found, key=lambda move: move.price))
+            self._step(f"at most {ms:.3g} ms may remain, but {left:.3g} have to")
+        if self.cap is not None:
+            self._timed = False
+            self._moves.clear()
+            limit = self.cap.limit(self._cost(self.candidates.everything))
+            while (cost := self._cost(self.keep)) > limit:
+                self._step(f"at most {limit} {self.cap.unit} may remain, but {cost} have to")
         return self.keep
+
+    def _cost(self, keep: Tensor) -> int:
+        assert self.cap is not None
+        return self.candidates.cost(keep, self.cap.unit)
+
+    def _step(self, message: str) -> None:
+        """Make the cheapest move; if there is none, the budget cannot be met."""
+        moves = [self._move(group) for group in self.candidates.open_groups]
+        found = [move for move in moves if move is not None]
+        if not found:
+            raise BudgetError(
+                message, hint="allow more, or relax `keep`, `max_removed` or `round_to`"
+            )
+        self._make(min(found, key=lambda move: move.price))
 
     def _move(self, group: int) -> "_Move | None":
         """Return the best move of a group, if one saves time."""
         if group not in self._moves:
             found = [self._tried(group, count) for count in self._counts(group)]
-            saving = [move for move in found if move.saving > LEAST * self.model.dense]
+            least = LEAST * self.model.dense if self._timed else 0.0
+            saving = [move for move in found if move.saving > least]
             self._moves[group] = min(saving, key=lambda move: move.price, default=None)
         return self._moves[group]
 
@@ -118,8 +135,11 @@ class TimedGreedy:
         rates = self.rates.clone()
         rates[group] = max(1 - count / len(members), float(rates[group]))
         keep = self.candidates.at(rates)
-        times = self._times(keep, self.touched.get(group, []))
-        saving = sum(self.times[place] - ms for place, ms in times.items())
+        if self._timed:
+            times = self._times(keep, self.touched.get(group, []))
+            saving = sum(self.times[place] - ms for place, ms in times.items())
+        else:
+            saving = self._cost(self.keep) - self._cost(keep)
         return _Move(group, float(rates[group]), saving, self._loss(keep))
 
     def _loss(self, keep: Tensor) -> float:
@@ -163,5 +183,5 @@ class _Move(NamedTuple):
 
     @property
     def price(self) -> float:
-        """What a saved millisecond loses."""
+        """What is lost for what is saved."""
         return self.loss / self.saving
