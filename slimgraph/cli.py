@@ -69,6 +69,10 @@ def export(
     channels: Annotated[str | None, typer.Option(help="Share or number that remains.")] = None,
     params: Annotated[str | None, typer.Option(help="Share or number that remains.")] = None,
     macs: Annotated[str | None, typer.Option(help="Share or number that remains.")] = None,
+    latency: Annotated[
+        str | None, typer.Option(help="Share of the time that remains, or 12ms; measured here.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Of onnxruntime, for `--latency`.")] = 1,
     criterion: Annotated[
         str, typer.Option(help="auto (l2), l1, bn_scale, oicsr, fpgm, lamp or random.")
     ] = "auto",
@@ -97,7 +101,7 @@ def export(
     save: Annotated[Path | None, typer.Option(help="Save the smaller model as FILE.slim.")] = None,
     verify: Annotated[bool, typer.Option(help="Compare with torch in onnxruntime.")] = True,
     tolerance: Annotated[float, typer.Option(help="Largest relative difference.")] = 1e-4,
-    latency: Annotated[bool, typer.Option("--latency", help="Time it in onnxruntime.")] = False,
+    time: Annotated[bool, typer.Option("--time", help="Time the file in onnxruntime.")] = False,
     dump_passes: Annotated[
         Path | None, typer.Option(help="Folder for the graph before and after each pass.")
     ] = None,
@@ -117,6 +121,8 @@ def export(
         constants=constants,
         budget={unit: amount(unit, text) for unit, text in budgets.items() if text is not None},
         choice={
+            "latency": latency,
+            "threads": threads,
             "criterion": criterion,
             "order": order,
             "heads": heads,
@@ -133,7 +139,7 @@ def export(
         save=save,
         verify=verify,
         tolerance=tolerance,
-        latency=latency,
+        time=time,
         dump_passes=dump_passes,
     )
     with progress(quiet=quiet) as say:

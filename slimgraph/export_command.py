@@ -53,8 +53,13 @@ class Request:
     save: Path | None = None
     verify: bool = True
     tolerance: float = 1e-4
-    latency: bool = False
+    time: bool = False
     dump_passes: Path | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether a budget is given."""
+        return bool(self.budget) or self.choice.get("latency") is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +90,7 @@ def run(request: Request, say: Say) -> Done:
     _check_targets(request, targets)
     check_choice(
         request.choice,
-        has_budget=bool(request.budget),
+        has_budget=request.limited,
         has_mask=request.mask is not None,
         spell=lambda name: f"--{name.replace('_', '-')}",
     )
@@ -130,7 +135,7 @@ def _write(
             opset=request.opset,
             verify=request.verify,
             tolerance=request.tolerance,
-            latency=request.latency,
+            latency=request.time,
             observer=observer,
             progress=lambda step: say(f"export: {step}"),
         )
@@ -159,7 +164,7 @@ def _check_targets(request: Request, targets: Sequence[Path]) -> None:
 
 def _verify(traced: fx.GraphModule, result: SlimResult, request: Request) -> float:
     """Compare the smaller model with the masked one, or with the model itself if lossless."""
-    lossless = not request.budget and request.mask is None
+    lossless = not request.limited and request.mask is None
     reference = traced
     if not lossless:
         reference = masked(result.graph, result.mask, constants=request.constants or "zero")

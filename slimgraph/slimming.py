@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from slimgraph.analysis import analyze
 from slimgraph.calibrate.running import check_repeatable
+from slimgraph.choosing import HOW, choose, selected
 from slimgraph.compensate import recalibrate, reconstruct
 from slimgraph.compress import Observer, shrink
 from slimgraph.curves import output_error
@@ -20,19 +21,18 @@ from slimgraph.display import Rows, Shown
 from slimgraph.effects import Effect, find_effects
 from slimgraph.errors import BudgetError
 from slimgraph.graph import DependencyGraph
-from slimgraph.importance import score
 from slimgraph.importance.magnitude import check_finite
 from slimgraph.keeping import Semantics, check_semantics, effects_of_mask, varying_channels
 from slimgraph.kept import KeptChannels
 from slimgraph.labels import Heads
-from slimgraph.mask import Mask, keep_channels
+from slimgraph.mask import Mask
 from slimgraph.optimizers import follow
 from slimgraph.pass_manager import Pipeline
 from slimgraph.passes.reorder_channels import ReorderChannels
 from slimgraph.passes.select_channels import SelectChannels
 from slimgraph.plan import Plan
 from slimgraph.rules import Rule, RuleTable
-from slimgraph.select import Budget, Choice, select
+from slimgraph.select import Choice
 from slimgraph.select.budget import Order, check_order
 from slimgraph.selecting import with_paying_selections
 from slimgraph.shapes import stored_tensors
@@ -83,6 +83,8 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     channels: float | None = None,
     params: float | None = None,
     macs: float | None = None,
+    latency: float | str | None = None,
+    threads: int = 1,
     criterion: str = "auto",
     normalize: str = "mean",
     order: Order = "per_cost",
@@ -109,6 +111,9 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         params: Budget in parameters.
         macs: Budget in multiply-accumulates. Without any budget only dead channels leave,
             those that are constant among them, which changes no output.
+        latency: Budget in time, as measured in onnxruntime on this machine: a share in (0, 1] of
+            what the model takes, or a text such as `12ms`; one of the budgets above may go with it.
+        threads: How many an operator may use, for `latency`.
         criterion: See `slimgraph.score`; `auto` is `obs` with data, and `l2` without.
         normalize: See `slimgraph.score`.
         order: See `slimgraph.select`.
@@ -145,20 +150,21 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     say = progress or (lambda _: None)
     budget = _given(channels=channels, params=params, macs=macs)
     choice: dict[str, Any] = {
-        "criterion": criterion, "normalize": normalize, "seed": seed, "data": data, "order": order,
-        "heads": heads, "round_to": round_to, "max_removed": max_removed, "keep": tuple(keep),
+        "latency": latency, "threads": threads, "criterion": criterion, "normalize": normalize,
+        "seed": seed, "data": data, "order": order, "heads": heads, "round_to": round_to,
+        "max_removed": max_removed, "keep": tuple(keep),
     }  # fmt: skip
-    check_choice(choice, has_budget=bool(budget), has_mask=mask is not None)
+    check_choice(choice, has_budget=_limits(budget, latency), has_mask=mask is not None)
     check_semantics(constants or "zero")
     say("trace")
     traced = ensure_traced(model) if example_inputs is None else trace(model, example_inputs)
     say("group channels")
     graph = _grouped(traced, rules, heads, selections=selections)
     say("choose channels")
-    chosen, scores, settings = _choose(graph, mask, budget, choice)
+    chosen, scores, settings = choose(graph, mask, budget, choice, say)
     settings["constants"] = constants = constants or ("keep" if chosen is None else "zero")
     if chosen is not None and scores is not None:
-        again = partial(_selected, budget=budget, choice=choice)
+        again = partial(selected, budget=budget, choice=choice, told=settings, say=say)
         if selections:
             graph, chosen, scores = with_paying_selections(graph, chosen, scores, again)
         if constants == "keep":
@@ -167,8 +173,11 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
     say("compress")
     small = shrink(graph, kept, observer, effects, optimizer)
     small = _reordered(graph, small, observer, optimizer) if selections else small
-    errors = _repair(graph.traced, small, data, say)
-    return _result(graph, kept, small, scores, settings, errors)
+    return _result(graph, kept, small, scores, settings, _repair(graph.traced, small, data, say))
+
+
+def _limits(budget: dict[str, float], latency: float | str | None) -> bool:
+    return bool(budget) or latency is not None
 
 
 def _given(**budgets: float | None) -> dict[str, float]:
@@ -260,46 +269,10 @@ def _decided(
     return kept, find_effects(kept, dead.constants, proven=True)
 
 
-def _choose(
-    graph: DependencyGraph,
-    mask: Mapping[str, Any] | Choice | None,
-    budget: dict[str, float],
-    choice: dict[str, Any],
-) -> tuple[Tensor | None, Tensor | None, dict[str, Any]]:
-    """Return which channels stay, their scores if there are any, and how they were chosen."""
-    settings: dict[str, Any] = {"budget": budget, "keep": list(choice["keep"])}
-    data = choice["data"]
-    if data is not None:
-        settings["repair"] = "reconstruct, recalibrate"
-    if isinstance(mask, Choice):
-        found = settings | {"criterion": "the given choice", "trace": mask.trace.to_dict()}
-        return keep_channels(graph, mask.mask), None, found
-    if mask is not None:
-        return keep_channels(graph, mask), None, settings | {"criterion": "the given mask"}
-    if not budget:
-        return None, None, settings | {"criterion": "dead channels only"}
-    how = {name: choice[name] for name in ("criterion", "normalize", "seed")}
-    if how["criterion"] == "auto":
-        how["criterion"] = "l2" if data is None else "obs"
-    scores = score(graph, **how, data=data)
-    told = {name: value for name, value in choice.items() if name != "data"}
-    return _selected(graph, scores, budget, choice), scores, told | how | settings
-
-
-_HOW = ("order", "heads", "round_to", "max_removed", "keep")
-
-
-def _selected(
-    graph: DependencyGraph, scores: Tensor, budget: dict[str, float], choice: dict[str, Any]
-) -> Tensor:
-    options = {name: choice[name] for name in _HOW}
-    return select(graph, scores, Budget.of(**budget), **options)
-
-
 _IDLE = {
     name: parameter.default
     for name, parameter in inspect.signature(slim).parameters.items()
-    if name in ("criterion", "normalize", "seed", *_HOW) and name != "heads"
+    if name in ("criterion", "normalize", "seed", "threads", *HOW) and name != "heads"
 }
 
 
@@ -341,21 +314,27 @@ def check_choice(
         BudgetError: A mask comes with a budget, or an option has no use.
     """
     check_order(choice.get("order", "per_cost"), choice.get("heads", "dims"))
+    if choice.get("latency") is not None:
+        from slimgraph.latency import TimeBudget
+
+        TimeBudget.of(choice["latency"], choice.get("threads", 1))
+    elif choice.get("threads", 1) != 1 and has_budget:
+        raise BudgetError("`threads` has no use without a budget of time", hint="add `latency`")
     if has_budget and has_mask:
         raise BudgetError("a mask leaves no choice", hint="give a mask or a budget, not both")
     if choice.get("data") is not None:
         if not has_budget and not has_mask:
             raise BudgetError(
                 "`data` has no use without a budget or a mask",
-                hint="add `channels`, `params`, `macs` or `mask`; dead channels need no repair",
+                hint="add a budget such as `macs`, or `mask`; dead channels need no repair",
             )
         check_repeatable(choice["data"])
     if has_budget:
         return
     idle = next((name for name in _IDLE if choice.get(name, _IDLE[name]) != _IDLE[name]), None)
     if idle is not None:
-        units = [f"`{spell(unit)}`" for unit in ("channels", "params", "macs")]
+        units = [f"`{spell(unit)}`" for unit in ("channels", "params", "macs", "latency")]
         raise BudgetError(
             f"`{spell(idle)}` has no use without a budget",
-            hint=f"add {units[0]}, {units[1]} or {units[2]}, or leave `{spell(idle)}` out",
+            hint=f"add {', '.join(units[:-1])} or {units[-1]}, or leave `{spell(idle)}` out",
         )

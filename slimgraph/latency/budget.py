@@ -58,7 +58,7 @@ class TimeBudget:
             amount = float(text.removesuffix("ms"))
         except ValueError:
             amount = 0.0
-        if not (0 < amount if absolute else 0 < amount <= 1):
+        if not (amount > 0 if absolute else 0 < amount <= 1):
             raise BudgetError(
                 f"the budget `latency={given}` is out of range",
                 hint="a share in (0, 1] of the dense model's time, or milliseconds such as `12ms`",
@@ -138,7 +138,7 @@ def choose_in_time(
 
 @dataclass(eq=False)
 class _Search:
-    """The turns of predicting, choosing and measuring."""
+    """The turns of predicting, choosing and measuring; mutable because the prediction learns."""
 
     model: LatencyModel
     candidates: Candidates
@@ -157,7 +157,12 @@ class _Search:
         (alone,) = in_turns([dense], self.budget.threads)
         wanted, last = self.budget.share(alone.ms), torch.zeros(0)
         for number in range(1, ATTEMPTS + 1):
-            keep, predicted = self._chosen(wanted)
+            try:
+                keep, predicted = self._chosen(wanted)
+            except BudgetError:
+                if best is None:
+                    raise
+                break  # less than this cannot be predicted, and more met the budget
             self.say(f"measure, attempt {number}")
             times = in_turns([dense, self._exported(keep, "slim")], self.budget.threads)
             share = times[1].share_of(times[0])

@@ -11,7 +11,7 @@ from torch import Tensor
 from slimgraph.errors import BudgetError
 from slimgraph.kept import KeptChannels
 from slimgraph.latency.model import LatencyModel
-from slimgraph.select.budget import Budget, readers_of
+from slimgraph.select.budget import Budget, stakes
 from slimgraph.select.candidates import Candidates
 
 FINE = 16  # moves, from all channels to none, where time grows evenly
@@ -21,6 +21,8 @@ LEAST = 1e-4  # of the dense model's time: less is no saving
 @dataclass(eq=False)
 class TimedGreedy:
     """Takes away channels, group by group, in numbers that save time.
+
+    It is mutable because it goes on from where it is.
 
     The numbers come from the model's steps: a group goes down to the next multiple of a period that
     one of its operators has. Of all such moves, the one is made that loses the least of what its
@@ -43,7 +45,7 @@ class TimedGreedy:
         self.keep = self.candidates.at(self.rates)
         self.times = self._times(self.keep, range(len(self.model.operators)))
         self._timed = True
-        self.readers = readers_of(self.candidates.graph)
+        self.stakes = stakes(self.candidates.graph)
 
     @cached_property
     def touched(self) -> dict[int, list[int]]:
@@ -143,17 +145,17 @@ class TimedGreedy:
         return _Move(group, float(rates[group]), saving, self._loss(keep))
 
     def _loss(self, keep: Tensor) -> float:
-        """Return what is lost: for each channel its share of what its group has, once per reader."""
+        """Return what is lost: the share of its group that each channel holds, times its stakes."""
         gone = self.keep & ~keep & ~self.candidates.graph.is_head
         known = torch.where(
             self.keep & self.candidates.scores.isfinite(), self.candidates.scores, 0
         )
         index = self.candidates.graph.group_index.clamp(min=0)
         held = torch.bincount(index, known.double())
-        return float((known[gone] / held[index[gone]].clamp(min=1e-300) * self.readers[gone]).sum())
+        return float((known[gone] / held[index[gone]].clamp(min=1e-300) * self.stakes[gone]).sum())
 
     def _times(self, keep: Tensor, places: Iterable[int]) -> dict[int, float]:
-        """Predict some operators, by place; those that nothing is known of follow the one before."""
+        """Predict some operators by place; those that nothing is known of follow the one before."""
         kept, found, ratio = KeptChannels(self.candidates.graph, keep), {}, 1.0
         for place in places:
             scaling = self.model.scalings[place]

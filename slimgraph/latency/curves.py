@@ -47,14 +47,14 @@ class Steps:
         """
         counts = np.arange(LOW + 1, HIGH + 1)
         times = np.array([measure(int(count)) for count in counts])
-        line, *stairs = ((_error(times, counts, s), s) for s in _fitted(times, counts))
+        line, *stairs = ((_error(times, counts, s), s) for s in _fitted(times))
         least = min(error for error, _ in stairs)
         if line[0] <= max(EVEN, least):
             return line[1]
         return next(steps for error, steps in reversed(stairs) if error <= least + CLOSE)
 
 
-def _fitted(times: np.ndarray, counts: np.ndarray) -> list[Steps]:
+def _fitted(times: np.ndarray) -> list[Steps]:
     """Return the best steps of each period."""
     found = [Steps()]
     for period in PERIODS[1:]:
@@ -79,6 +79,8 @@ def _error(times: np.ndarray, counts: np.ndarray, steps: Steps) -> float:
 @dataclass(eq=False)
 class Curve:
     """Time against a number of channels, measured where it bends and is asked for.
+
+    It is mutable because it remembers what was measured.
 
     Attributes:
         full: The number in the dense model.

@@ -129,6 +129,8 @@ class LatencyModel:
 class Scaling:
     """How the time of one operator changes with what it reads and what it writes.
 
+    It is mutable because measurements correct it.
+
     Attributes:
         sizing: Of the operator.
         curves: Its time by the number of channels that it reads, and by that which it writes; a

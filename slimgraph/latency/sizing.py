@@ -69,9 +69,9 @@ class Sizing:
             return {name: count for name, count in found.items() if self._changes[name]}
         nodes = (self.operator.output, *self.operator.inputs)
         for node, shape in zip(nodes, (output, *inputs), strict=True):
-            dim = None if node is None else self._dim(node)
-            if dim is not None and shape is not None:
-                return {"both": shape[dim]}
+            along = None if node is None else self._dim(node)
+            if along is not None and shape is not None:
+                return {"both": shape[along]}
         return {}
 
     @cached_property
@@ -88,7 +88,8 @@ class Sizing:
         values = (self.whole.graph.values[node] for node in nodes if node is not None)
         found = [compact(layer).flatten() for v in values for layer in v.layers]
         labels = torch.cat([torch.zeros(0, dtype=torch.long), *found])
-        return self.whole.graph.component[labels].unique()
+        own: Tensor = self.whole.graph.component[labels].unique()
+        return own
 
     def work(self, kept: KeptChannels) -> int:
         """Return a number that an operator's time is in proportion to: what it multiplies."""

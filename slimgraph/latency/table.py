@@ -45,6 +45,8 @@ def cache_folder() -> Path:
 class Table:
     """Times of single operators on this machine, measured when they are first asked for.
 
+    It is mutable because it grows.
+
     Attributes:
         threads: How many an operator may use.
         folder: Where it is kept; `None` keeps it in memory only.

@@ -56,7 +56,7 @@ def test_options_of_the_choice_are_heeded(folder: Path) -> None:
 
 
 def test_the_opset_and_the_latency_are_what_was_asked(folder: Path) -> None:
-    report = export(folder, "--opset", "17", "--latency")
+    report = export(folder, "--opset", "17", "--time")
     model = onnx.load(folder / "out.onnx")
     assert [entry.version for entry in model.opset_import if not entry.domain] == [17]
     assert report["export"]["latency_ms"]["median"] > 0

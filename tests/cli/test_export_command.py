@@ -140,7 +140,7 @@ def test_every_pass_is_dumped_before_and_after(here: Path, export: Run) -> None:
 
 
 def test_latency_opset_and_no_verify_are_passed_on(here: Path, export: Run) -> None:
-    options = ("--latency", "--opset", "18", "--no-verify", "--json")
+    options = ("--time", "--opset", "18", "--no-verify", "--json")
     ran = export("model.slim", "--onnx", "o.onnx", *options)
     found = json.loads(ran.out)["export"]
     assert found["latency_ms"]["median"] > 0

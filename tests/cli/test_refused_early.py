@@ -92,3 +92,11 @@ def test_debug_lets_the_error_through_with_its_traceback(export: Run) -> None:
 @pytest.mark.usefixtures("here")
 def test_three_names_to_explain_are_wrong_usage(report: Run) -> None:
     assert report("model.slim", "--explain", "0", "--explain", "3", "--explain", "7").code == 2
+
+
+def test_a_budget_of_time_that_is_none_is_refused_before_any_work(here: Path, export: Run) -> None:
+    for words in (("--latency", "soon"), ("--latency", "1.5"), ("--macs", "0.5", "--threads", "2")):
+        ran = export("model.slim", "--onnx", "out.onnx", *words)
+        assert ran.code == 1
+        assert "hint:" in ran.err
+        assert not (here / "out.onnx").exists()

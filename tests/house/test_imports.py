@@ -44,6 +44,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("dead", "keeping"),
     ("passes", "serialize"),
     ("compress", "loading", "onnx_export"),
+    ("latency",),
+    ("choosing",),
     ("selecting", "slimming", "trials", "curves", "compensate", "regularize"),
     ("export_command",),
     ("cli",),
