@@ -12,6 +12,7 @@ from slimgraph.select import Budget, Choice, Limits, select
 
 HOW = ("order", "heads", "round_to", "max_removed", "keep")
 _TIME = ("latency", "threads")
+CHOICE = (*_TIME, "criterion", "normalize", "seed", "data", *HOW)  # options of `slim`
 
 
 def choose(

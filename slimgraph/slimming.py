@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from slimgraph.analysis import analyze
 from slimgraph.calibrate.running import check_repeatable
-from slimgraph.choosing import HOW, choose, selected
+from slimgraph.choosing import CHOICE, HOW, choose, selected
 from slimgraph.compensate import recalibrate, reconstruct
 from slimgraph.compress import Observer, shrink
 from slimgraph.curves import output_error
@@ -147,13 +147,9 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         >>> slim(net, torch.randn(1, 3, 9, 9), channels=0.5).model.get_submodule("0").out_channels
         4
     """
-    say = progress or (lambda _: None)
+    given, say = locals(), progress or (lambda _: None)
     budget = _given(channels=channels, params=params, macs=macs)
-    choice: dict[str, Any] = {
-        "latency": latency, "threads": threads, "criterion": criterion, "normalize": normalize,
-        "seed": seed, "data": data, "order": order, "heads": heads, "round_to": round_to,
-        "max_removed": max_removed, "keep": tuple(keep),
-    }  # fmt: skip
+    choice = {name: given[name] for name in CHOICE} | {"keep": tuple(keep)}
     check_choice(choice, has_budget=_limits(budget, latency), has_mask=mask is not None)
     check_semantics(constants or "zero")
     say("trace")
@@ -168,7 +164,7 @@ def slim(  # noqa: PLR0913 - each option is one keyword of the command line
         if selections:
             graph, chosen, scores = with_paying_selections(graph, chosen, scores, again)
         if constants == "keep":
-            chosen, settings["spared"] = _with_constants(graph, chosen, scores, again, say)
+            chosen = _with_constants(graph, chosen, scores, again, settings, say)
     kept, effects = _decided(graph, chosen, constants)
     say("compress")
     small = shrink(graph, kept, observer, effects, optimizer)
@@ -189,9 +185,10 @@ def _with_constants(
     chosen: Tensor,
     scores: Tensor,
     again: Callable[[DependencyGraph, Tensor], Tensor],
+    told: dict[str, Any],
     say: Callable[[str], None],
-) -> tuple[Tensor, int]:
-    """Choose other channels in the place of those whose effect cannot be kept; count these."""
+) -> Tensor:
+    """Choose other channels in the place of those whose effect cannot be kept; tell how many."""
     scores, spared = scores.clone(), torch.zeros_like(chosen)
     while True:
         varying = varying_channels(KeptChannels(graph, chosen)) & ~spared
@@ -202,7 +199,8 @@ def _with_constants(
         chosen = again(graph, scores)
     count = int((spared & ~graph.is_head).sum())
     say(f"spare {count} channels that do not stay constant")
-    return chosen, count
+    told["spared"] = count
+    return chosen
 
 
 def _reordered(
