@@ -37,6 +37,8 @@ python -m tools.experiments.one_shot
   one that comes nearest to the work is taken, be it above. Since it cannot follow a shortcut that
   fills up with zeros, it is also told to leave alone all layers that a shortcut couples (inner). It
   is measured with and without statistics of norms taken anew by the same images.
+- Large networks are measured in fewer ways, which the tables show; a goal that was not measured is
+  missed.
 - The best way is found on held-out images, for each tool; what the tables show are test images.
 - Repairs of weights (project, reconstruct, prune_in_turn) end with statistics of norms taken anew.
   The default of `slim(..., data=)` is obs + reconstruct. `prune_in_turn` chooses by itself; only
