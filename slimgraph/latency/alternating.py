@@ -25,8 +25,26 @@ class Timed:
 
     def share_of(self, other: "Timed") -> float:
         """Return the median over rounds of this one's time as a share of another's."""
-        pairs = zip(self.rounds, other.rounds, strict=True)
-        return statistics.median(own / its for own, its in pairs)
+        return statistics.median(self._shares(other))
+
+    def shares_of(self, other: "Timed") -> tuple[float, float]:
+        """Return the quartiles of the same."""
+        return _quartiles(self._shares(other))
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The lower and the upper quartile, in milliseconds."""
+        return _quartiles(self.rounds)
+
+    def _shares(self, other: "Timed") -> list[float]:
+        return [own / its for own, its in zip(self.rounds, other.rounds, strict=True)]
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
 
 
 def in_turns(

@@ -12,9 +12,13 @@ import torch
 from torch import Tensor, fx, nn
 
 import slimgraph as sg
-from slimgraph import cli
+from slimgraph import bench_command, cli
 
-COMMANDS = {"slimgraph-export": cli.export_main, "slimgraph-report": cli.report_main}
+COMMANDS = {
+    "slimgraph-bench": bench_command.main,
+    "slimgraph-export": cli.export_main,
+    "slimgraph-report": cli.report_main,
+}
 
 
 class Ran(NamedTuple):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from slimgraph import cli
+from slimgraph import bench_command, cli
 from slimgraph.train import command
 from tests.house.pages import MESSAGES, PAGES, README, Block, blocks, commands
 from tests.house.tree import ROOT, relative
@@ -21,6 +21,7 @@ SHOWN = {"text", "json", "toml", "makefile"}
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 COMMANDS = {
     "slimgraph-export": cli.export_main,
+    "slimgraph-bench": bench_command.main,
     "slimgraph-report": cli.report_main,
     "slimgraph-train": command.main,
 }

@@ -49,6 +49,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("selecting", "slimming", "trials", "curves", "compensate", "regularize"),
     ("export_command",),
     ("cli",),
+    ("bench_command",),
     ("train",),
 )
 # Upward arrows that are meant, each inside a function, so that nothing is imported in a circle.
