@@ -283,6 +283,9 @@ def show(done: Done, console: Console) -> None:
         before, after = totals["before"][unit], totals["after"][unit]
         share = f"{100 * after / before:.1f} %" if before else "-"
         table.add_row(name, f"{before:,}", f"{after:,}", share)
+    if (time := done.result.report["settings"].get("latency")) is not None:
+        ms = (f"{time[key]:.2f} ms" for key in ("dense_ms", "slim_ms"))
+        table.add_row("onnxruntime", *ms, f"{100 * time['share']:.1f} %")
     notes = [f"{done.export!r}"]
     if done.exactness is not None:
         notes.append(f"smaller against masked model in torch: off by {done.exactness:.1e}")

@@ -1,5 +1,6 @@
 """Budgets of time are met, by prediction and by what is measured; on made-up times."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from slimgraph.errors import BudgetError
 from slimgraph.latency import Table, TimeBudget, choose_in_time, latency_model
 from slimgraph.latency.choose import TimedGreedy
 from slimgraph.select.candidates import Candidates, Limits
+from tests.cli.command import run
 from tests.latency.test_operators import Mobile
 
 
@@ -99,3 +101,14 @@ def test_a_time_that_no_choice_meets_is_an_error(graph: sg.DependencyGraph) -> N
         with pytest.raises(BudgetError, match=r"may remain|no choice met") as caught:
             choose_in_time(graph, sg.score(graph, "l1"), TimeBudget.of(given))
         assert "allow more" in (caught.value.hint or "")
+
+
+@pytest.mark.usefixtures("made_up")
+def test_the_command_says_how_long_it_takes(graph: sg.DependencyGraph, tmp_path: Path) -> None:
+    sg.save(graph.traced, tmp_path / "model.slim")
+    words = ("model.slim", "--onnx", "out.onnx", "--latency", "0.8", "--report", "r.json")
+    ran = run(tmp_path, "slimgraph-export", *words)
+    assert ran.code == 0, ran.stderr
+    told = json.loads((tmp_path / "r.json").read_text())["settings"]["latency"]
+    assert f"{100 * told['share']:.1f} %" in ran.stderr
+    assert f"{told['slim_ms']:.2f} ms" in ran.stderr
