@@ -2,11 +2,12 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from slimgraph.files import write_text
+from slimgraph.train.data import Data, load_data
 from tools.experiments.journal import ROOT, Record
 from tools.experiments.networks import NETWORKS
 
@@ -77,6 +78,48 @@ def documents(asked: argparse.Namespace, names: Iterable[str] = NETWORKS) -> dic
     """
     paths = {name: asked.output / f"{name}.json" for name in names}
     return {n: json.loads(p.read_text("utf-8")) for n, p in paths.items() if p.exists()}
+
+
+def settings_of(name: str, asked: argparse.Namespace, data: Data) -> Record:
+    """Return what all rows of a network share.
+
+    Args:
+        name: Of the network.
+        asked: The options.
+        data: Images.
+    """
+    return {
+        "network": name, "width": asked.width or NETWORKS[name].width, "data": asked.data,
+        "epochs": asked.epochs, "tune_epochs": asked.tune_epochs, "images": len(data.train),
+    }  # fmt: skip
+
+
+def run(
+    asked: argparse.Namespace,
+    networks: Iterable[str],
+    measure: Callable[[str, argparse.Namespace, Data], None],
+    results: Path,
+    page: tuple[Path, Callable[[dict[str, Record]], str]],
+) -> dict[str, Record]:
+    """Measure networks, unless only the page is asked for, and write the page.
+
+    Args:
+        asked: The options.
+        networks: By default.
+        measure: Does one of them.
+        results: The folder of rows by default.
+        page: Where it is in docs, and what renders it.
+
+    Returns:
+        Documents of the journal, by the name of the network.
+    """
+    if not asked.pages:
+        data = load_data(asked.data, asked.root)
+        for name in asked.networks or networks:
+            measure(name, asked, data)
+    found = documents(asked)
+    write_page(asked, results, page[0], page[1](found))
+    return found
 
 
 def write_page(asked: argparse.Namespace, results: Path, page: Path, text: str) -> None:

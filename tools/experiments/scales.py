@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 import slimgraph as sg
 from slimgraph.select import Limits, Percentile
-from slimgraph.train.data import Data, load_data
+from slimgraph.train.data import Data
 from tools.experiments.journal import Journal, Record
 from tools.experiments.networks import NETWORKS, build
-from tools.experiments.options import add_training, documents, parsed, parser, write_page
+from tools.experiments.options import add_training, parsed, parser, run, settings_of
 from tools.experiments.scales_page import PAGE, page
 from tools.experiments.training import Batches, Penalty, Training, accuracy, gathered, train
 
@@ -63,10 +63,7 @@ def measure(name: str, asked: argparse.Namespace, data: Data) -> None:
         asked: The options.
         data: Images.
     """
-    settings = {
-        "network": name, "width": asked.width or NETWORKS[name].width, "data": asked.data,
-        "epochs": asked.epochs, "tune_epochs": asked.tune_epochs, "images": len(data.train),
-    }  # fmt: skip
+    settings = settings_of(name, asked, data)
     journal = Journal(asked.output / f"{name}.json", settings, resume=asked.resume)
     test = gathered(data.test, len(data.test), 250)
     for seed in asked.seeds:
@@ -132,13 +129,7 @@ def main(words: Sequence[str] | None = None) -> int:
     add("--shares", type=float, nargs="+", default=SHARES, help="of all channels that leave")
     add("--tune-epochs", type=int, default=1, help="of fine-tuning")
     asked = parsed(made, words)
-    if not asked.pages:
-        data = load_data(asked.data, asked.root)
-        for name in asked.networks or [NETWORK]:
-            measure(name, asked, data)
-    found = documents(asked)
-    write_page(asked, RESULTS, PAGE, page(found))
-    return 0 if found else 1
+    return 0 if run(asked, [NETWORK], measure, RESULTS, (PAGE, page)) else 1
 
 
 if __name__ == "__main__":

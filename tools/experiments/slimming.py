@@ -23,12 +23,12 @@ from torch import nn
 import slimgraph as sg
 from slimgraph.cost import CostModel
 from slimgraph.errors import SlimgraphError
-from slimgraph.train.data import Data, load_data
+from slimgraph.train.data import Data
 from slimgraph.train.loop import train
 from slimgraph.train.recipe import Recipe
 from tools.experiments.journal import Journal, Record
 from tools.experiments.networks import NETWORKS, build
-from tools.experiments.options import add_training, documents, parsed, parser, write_page
+from tools.experiments.options import add_training, parsed, parser, run, settings_of
 from tools.experiments.slimming_page import PAGE, page
 from tools.experiments.training import Penalty, Training, accuracy, dense, gathered
 
@@ -95,11 +95,10 @@ def measure(name: str, asked: argparse.Namespace, data: Data) -> None:
         asked: The options.
         data: Images.
     """
-    settings = {
-        "network": name, "width": asked.width or NETWORKS[name].width, "data": asked.data,
-        "epochs": asked.epochs, "tune_epochs": asked.tune_epochs, "strength": asked.strength,
-        "images": len(data.train), "selections": NETWORKS[name].selections,
-    }  # fmt: skip
+    settings = settings_of(name, asked, data) | {
+        "strength": asked.strength,
+        "selections": NETWORKS[name].selections,
+    }
     journal = Journal(asked.output / f"{name}.json", settings, resume=asked.resume)
     for seed in asked.seeds:
         facts = {"share": 0.0, "passes": 0, "seed": seed}
@@ -161,12 +160,7 @@ def main(words: Sequence[str] | None = None) -> int:
         words: Of the command line.
     """
     asked = _arguments(words)
-    if not asked.pages:
-        data = load_data(asked.data, asked.root)
-        for name in asked.networks or PAPER:
-            measure(name, asked, data)
-    found = documents(asked)
-    write_page(asked, RESULTS, PAGE, page(found))
+    found = run(asked, PAPER, measure, RESULTS, (PAGE, page))
     failed = [row for document in found.values() for row in document["rows"] if "failed" in row]
     for row in failed:
         print(f"failed: {row}")
