@@ -14,10 +14,17 @@ function drawHeader({ model, totals, groups, settings, export: file, slimgraph, 
   const frozen = groups.filter(group => !group.prunable).length;
   const fact = (name, value, note) => el("div", {}, el("dt", {}, name),
     el("dd", { class: "big" }, value), el("dd", { class: "quiet note" }, note));
-  const latency = file?.latency_ms;
+  const latency = file?.latency_ms, time = settings.latency;
+  const ms = value => value.toPrecision(3);
   byId("tiles").replaceChildren(
     tile("Parameters", ...pair("params")), tile("MACs", ...pair("macs")),
     tile("Channels", ...pair("channels")),
+    ...(time ? [el("div", {}, el("dt", {}, "onnxruntime"),
+      el("dd", { class: "big" }, el("span", { class: "was" }, ms(time.dense_ms)), " → ",
+        `${ms(time.slim_ms)} ms`),
+      el("dd", { class: "meter", "--part": time.share }),
+      el("dd", { class: "quiet" }, `${(100 * time.share).toFixed(1)} % of the time, `
+        + plural(time.threads, "thread")))] : []),
     file ? fact("File", size(file.bytes), `${plural(file.nodes, "node")}, opset ${file.opset}`)
       : fact("Groups", count(groups.length), `${frozen} frozen`),
     ...(latency ? [fact("Latency", `${latency.median.toPrecision(3)} ms`,
@@ -31,7 +38,7 @@ function drawFacts(model, settings, file) {
       : `${key} ${plain(item)}`)).join(", ") || "none"
     : typeof value === "number" ? String(+value.toPrecision(6)) : String(value));
   const said = ([, value]) => value !== null && !(Array.isArray(value) && !value.length);
-  const { trace, recipe, ...told } = settings;
+  const { trace, recipe, latency, ...told } = settings; // the tiles have the latency
   const chips = Object.entries(told).filter(said).map(([key, value]) =>
     el("span", { class: "chip" }, `${key.replaceAll("_", " ")} `, el("b", {}, plain(value))));
   const parity = (file?.parity ?? []).map(check =>

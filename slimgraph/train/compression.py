@@ -102,8 +102,9 @@ _TOLD = ("criterion", "strategy", "penalty", "strength", "passes", "seed")
 
 
 def _settings(run: Run, stage: Stage) -> dict[str, Any]:
-    recipe = run.recipe.to_dict()
-    return {name: recipe[name] for name in _TOLD} | {"pass": stage.number, "recipe": recipe}
+    recipe, budget = run.recipe.to_dict(), run.recipe.budget
+    told = {name: recipe[name] for name in _TOLD} | {"pass": stage.number, "recipe": recipe}
+    return told | {"budget": {} if budget is None else {budget.unit: budget.amount}}
 
 
 def _budget(run: Run, graph: DependencyGraph, stage: Stage) -> Budget | None:

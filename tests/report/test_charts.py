@@ -57,3 +57,18 @@ def test_there_is_no_tab_without_charts(open_page: Open, compressed: dict[str, A
 def test_reports_of_before_have_no_charts(open_page: Open, compressed: dict[str, Any]) -> None:
     old = {k: v for k, v in compressed.items() if k not in ("histograms", "curve", "errors")}
     assert not open_page(old).locator("#tab-charts").is_visible()
+
+
+@pytest.mark.browser
+def test_a_budget_of_time_is_a_figure_and_no_chip(
+    open_page: Open, compressed: dict[str, Any]
+) -> None:
+    time = {"dense_ms": 9.057, "slim_ms": 4.391, "share": 0.4889, "threads": 1, "attempts": []}
+    settings = compressed["settings"] | {"budget": {"latency": 0.5}, "latency": time}
+    page = open_page(compressed | {"settings": settings}, "")
+    figures = page.locator("#tiles").inner_text()
+    assert "9.06 → 4.39 ms" in figures
+    assert "48.9 % of the time, 1 thread" in figures
+    chips = page.locator("#facts").inner_text()
+    assert "latency 0.5" in chips
+    assert "9.057" not in chips
